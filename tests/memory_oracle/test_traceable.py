@@ -7,10 +7,9 @@ from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.contract.memory_trace import TraceRequest
 from finetune_trainer.model.small_config import small_document
 from finetune_trainer.trace import command
-from transformers import AutoConfig
 
 from tests.support.memory_oracle.fake_run import plan_spec
-from tests.support.model_sweep import STAGES, written_rows
+from tests.support.model_sweep import STAGES, config_of, written_rows
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +21,7 @@ PASSING = sorted(kind for kind, row in written_rows().items() if row.count("| ye
     "kind", [kind if kind in OFTEN else pytest.param(kind, marks=pytest.mark.full) for kind in PASSING]
 )
 def test_the_memory_of_a_small_model_can_be_traced(kind: str) -> None:
-    config = AutoConfig.for_model(kind).to_dict()
+    config = config_of(kind).to_dict()
     document = {name: value for name, value in small_document(config).items() if value is not None}
     training = plan_spec(TrainingPlan(64, 1, gradient_accumulation=1)).training
     answer = command.traced(

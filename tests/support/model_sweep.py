@@ -9,6 +9,7 @@ The stages are the trainer's own functions: inspect and quantize, adapt and trai
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import sys
@@ -17,9 +18,10 @@ import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import Reason, StageError
+from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.packed_weight import packed_weights
 from finetune_trainer.model.packing_canary import packing_obstacle
 from finetune_trainer.proof.canaries import LORA, checkpointing_problem, describe_error
@@ -60,6 +62,32 @@ class Journey:
         return self.passed == list(STAGES)
 
 
+_AXES: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+_PARTIAL_AXES: dict[str, Any] = {**_AXES, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12]}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    **{kind: {"text_config": {"rope_parameters": _AXES}} for kind in ("qwen2_vl", "qwen2_5_vl")},
+    **{
+        kind: {"text_config": {"rope_parameters": _PARTIAL_AXES}}
+        for kind in ("glm4v", "glm46v", "glm4v_moe", "glm_ocr", "glmga")
+    },
+    "hunyuan_vl": {
+        "text_config": {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [16, 16, 16, 16]}
+        }
+    },
+    "dbrx": {"attn_config": {"rope_theta": 5e5, "kv_n_heads": 8}},
+    "dots1": {"n_shared_experts": 2, "n_routed_experts": 128, "num_experts_per_tok": 6},
+    "lfm2_moe": {"num_hidden_layers": 6, "layer_types": ["conv", "conv", "full_attention"] * 2},
+    "xmod": {"default_language": "en_XX"},
+}
+"""Members that a type's published checkpoints have, and that its default config lacks or has as None."""
+
+
+def config_of(kind: str) -> Any:
+    """Return the config of a type that is made small: its default, with what published checkpoints add."""
+    return AutoConfig.for_model(kind, **copy.deepcopy(PUBLISHED.get(kind, {})))
+
+
 def model_types() -> list[str]:
     """Return every model type with a language model in transformers, alone or as a part, each once."""
     return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES)
@@ -72,7 +100,7 @@ def travel(kind: str, folder: Path) -> Journey:
     run = SmallRun(folder, LORA)
     try:
         with _stage(journey, "build"):
-            journey.architecture = run.build(AutoConfig.for_model(kind))
+            journey.architecture = run.build(config_of(kind))
         with _stage(journey, "prepare"):
             run.prepare()
         with _stage(journey, "train"):
@@ -96,9 +124,23 @@ def travel(kind: str, folder: Path) -> Journey:
                     f"the merged model must compute the trained logits, found other logits; {compared}"
                 )
     except _StoppedError:
-        pass
+        if journey.reason == "NotBuilt":
+            _inspect(journey, folder / "config")
     journey.seconds = time.monotonic() - start
     return journey
+
+
+def _inspect(journey: Journey, folder: Path) -> None:
+    """Let PREPARE judge the config of a type without a small model. It refuses many before it needs one."""
+    try:
+        config_of(journey.kind).save_pretrained(folder)
+        inspect_base_model(folder)
+    except StageError as error:
+        # An invalid config is that of the sweep: the default one is not that of a model.
+        if error.reason is Reason.UNSUPPORTED_MODEL:
+            journey.reason, journey.message = error.reason.value, error.message
+    except Exception as error:  # noqa: BLE001 -- some defaults are no config at all
+        journey.message = describe_error(error)
 
 
 class _StoppedError(Exception):

@@ -49,3 +49,22 @@ def test_the_model_of_a_small_config_has_few_parameters_and_runs(kind: str) -> N
     with torch.no_grad():
         logits = model(input_ids=torch.arange(3, 15)[None], use_cache=False).logits
     assert bool(torch.isfinite(logits).all())
+
+
+@pytest.mark.parametrize("kind", ["zamba", "zamba2", "blt", "dory"])
+def test_sizes_that_are_a_share_of_others_still_fit_each_other(kind: str) -> None:
+    model: Any = AutoModelForCausalLM.from_config(small(kind))
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(3, 15)[None], use_cache=False).logits
+    assert bool(torch.isfinite(logits).all())
+
+
+def test_what_a_tower_gives_has_the_width_of_the_text_part() -> None:
+    config = small("granite_docling")
+    assert config.vision_config.out_hidden_size == config.text_config.hidden_size
+    assert max(config.vision_config.deepstack_visual_indexes) < config.vision_config.num_hidden_layers
+
+
+def test_sections_of_a_rotary_embedding_add_up_to_what_is_rotated() -> None:
+    config = small("hy_v4_vl").text_config
+    assert sum(config.rope_parameters["mrope_section"]) == config.qk_rope_head_dim // 2

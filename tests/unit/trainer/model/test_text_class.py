@@ -35,6 +35,25 @@ def test_the_class_computes_logits_and_a_loss(kind: str) -> None:
     assert type(model).__name__.endswith("ForCausalLM")
 
 
+def test_a_language_model_that_is_listed_with_other_senses_alone_is_found() -> None:
+    config = text_config("mistral4")
+    assert provide_text_class(config)
+    assert type(AutoModelForCausalLM.from_config(config)).__name__ == "Mistral4ForCausalLM"
+
+
+def test_layers_that_only_the_whole_model_builds_are_found() -> None:
+    config = text_config("paddleocr_vl")
+    assert provide_text_class(config)
+    model = AutoModelForCausalLM.from_config(config)
+    assert type(model.model).__name__ == "PaddleOCRTextModel"
+
+
+def test_experts_of_a_made_class_may_compute_in_any_way() -> None:
+    config = text_config("qwen3_vl_moe")
+    assert provide_text_class(config)
+    assert AutoModelForCausalLM.from_config(config, experts_implementation="eager") is not None
+
+
 def test_a_class_is_made_once() -> None:
     config = text_config("qwen3_vl")
     assert provide_text_class(config)

@@ -85,11 +85,21 @@ def test_wrong_position_ids_of_packed_rows_are_found(run_of: Any, monkeypatch: p
     found = findings(run_of("llama"))
     assert found.packing is not None
     assert "computed as by themselves" in found.packing
+    assert "first in model.rotary_emb" in found.packing
 
 
-def test_a_state_that_is_carried_into_the_next_row_is_found(run_of: Any) -> None:
-    found = packing_canary.packing_obstacle(run_of("mamba2").adapted, 21)
+# The first module through which a row sees the row before it.
+CARRYING = {
+    "mamba2": "backbone.layers.0.mixer",
+    "bloom": "transformer.h.0.self_attention",
+}
+
+
+@pytest.mark.parametrize("kind", CARRYING, ids=["a recurrent state", "biases by distance"])
+def test_what_is_carried_into_the_next_row_is_found_with_its_layer(kind: str, run_of: Any) -> None:
+    found = packing_canary.packing_obstacle(run_of(kind).adapted, 21)
     assert found is not None
+    assert f"first in {CARRYING[kind]}" in found
 
 
 def test_an_expert_that_is_merged_into_its_neighbor_is_found_with_its_layer(

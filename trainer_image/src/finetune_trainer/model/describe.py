@@ -12,7 +12,6 @@ from bitsandbytes.nn.modules import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
@@ -30,6 +29,7 @@ from finetune_trainer.model.support import (
     reject_structure,
     tensor_list,
 )
+from finetune_trainer.model.text_class import provide_text_class
 from finetune_trainer.model.text_part import TextPart, find_text_part
 from finetune_trainer.model.weight_places import Rows, WeightPlaces, weight_places
 
@@ -297,7 +297,7 @@ def _build(folder: Path, document: dict[str, Any]) -> tuple[Any, TextPart | None
             reject_other_architecture(document, part.architecture)
             return part.model, part
         reject_other_inputs(document)
-        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if not provide_text_class(config):
             raise _unknown(kind)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)

@@ -93,7 +93,7 @@ def _obstacle(model: Any, longest: int) -> str | None:
         if difference > TOLERANCE[causal.dtype][1] * largest:
             return (
                 f"rows of this model that share a pass must be computed as by themselves (largest state {largest:.3g}), "
-                f"found a difference of {difference:.3g}"
+                f"found a difference of {difference:.3g}, first in {_differing_layer(model, ids, rows, place, compute)}"
             )
     return None
 
@@ -132,6 +132,24 @@ def _leaking_layer(
         if other is None or not output.shape[:2] == other.shape[:2] == (1, tokens):
             continue
         if float((output[:, behind:] - other[:, behind:]).abs().max()) > allowed:
+            return name
+    return "the last layer"
+
+
+def _differing_layer(model: Any, ids: torch.Tensor, rows: PackedRows, place: slice, attention: Any) -> str:
+    """Return the name of the first module whose outputs for the row at `place` differ from those of the row by itself."""
+    packed, alone = ModuleOutputs(), ModuleOutputs()
+    with packed.watching(language_model(model)):
+        _states(model, ids, rows, attention)
+    with alone.watching(language_model(model)):
+        hidden_states(model, ids[place][None])
+    shapes = (1, sum(rows.lengths)), (1, place.stop - place.start)
+    share = TOLERANCE[language_model(model).dtype][1]
+    for name, output in packed.found.items():
+        other = alone.found.get(name)
+        if other is None or (output.shape[:2], other.shape[:2]) != shapes:
+            continue
+        if float((output[:, place] - other).abs().max()) > share * float(other.abs().max()):
             return name
     return "the last layer"
 

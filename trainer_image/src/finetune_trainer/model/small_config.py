@@ -24,7 +24,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
         WIDTH,
     ),
     (r"(input_|output_)?embedding_size", WIDTH),
-    (r"attention_hidden_size", WIDTH),
+    (r"attention_hidden_size|hidden_size_global", WIDTH),
+    # What one part of a model gives another part.
+    (r"(out|text|audio|vision)_hidden_size", WIDTH),
     (
         r"moe_(shared_expert_)?intermediate_size|(shared_expert|shared_experts|expert)_intermediate_size",
         WIDTH,
@@ -55,6 +57,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|experts_per_token|top_k_experts", 2),
     (r"n_group|topk_group|num_expert_group", 1),
     (r"index_topk|index_topk_blocks|index_block_size", 4),
+    (r"index_kpool", 2),
+    (r"cross_attn_k", 1),
+    (r"\w*hash_byte_group_vocab", VOCABULARY),
     (
         r"(sliding|attention|local_attention)_window(_size|_len)?|sliding_window_size|window_size|local_attention",
         _WINDOW,
@@ -91,6 +96,10 @@ _REQUIRED = {
     "n_routed_experts": EXPERTS,
 }
 _LAYER_NUMBERS = frozenset({"moe_layers", "hybrid_layer_ids", "full_attn_idxs"})
+# The states of these layers go to another part, so each of them must be a layer that the small part has.
+_TAPPED_LAYERS = re.compile(r"vision_feature_layers?|deepstack_visual_index(es)?|deepstack_layer_map")
+# The layers of a model in three parts, whose counts add up to all layers.
+_STRETCHES = re.compile(r"n_(input|recurrent|output)_layers")
 _KINDS = re.compile(
     r"layer_types|layers_block_type|mlp_layer_types|block_types|attention_layers|attn_layers|indexer_types"
 )
@@ -135,7 +144,7 @@ class _Shrinking:
             return _REQUIRED[name]
         if isinstance(value, dict):
             if name in _ROTARY:
-                return _rotary(value)
+                return _rotary(value, self._rotated())
             if name == _LAYERS_OF_THEIR_OWN:
                 return self._own_layers(value)
             return small_document(value, self._vocabulary) if "model_type" in value else value
@@ -149,24 +158,33 @@ class _Shrinking:
         for new, place in enumerate(self._places):
             for key, members in value.items():
                 if int(key) == place and isinstance(members, dict):
-                    found[type(key)(new)] = {
-                        name: self._number(name, member) for name, member in members.items()
-                    }
+                    own = _Shrinking({**self._document, **members}, self._vocabulary)
+                    number = str(new).zfill(len(key)) if isinstance(key, str) else new
+                    found[number] = {name: own._number(name, member) for name, member in members.items()}
         return found
 
     def _list(self, name: str, value: list[Any]) -> list[Any]:
         if self._depth and len(value) == self._depth:
             return [self._number(name.removesuffix("_per_layer"), value[place]) for place in self._places]
-        # These lists hold the numbers of layers.
-        return [index for index in range(self._layers) if index % 2] if name in _LAYER_NUMBERS else value
+        if _TAPPED_LAYERS.fullmatch(name):
+            return _first_layers(value)
+        if value and name.endswith("_intermediate_size"):
+            return [self._number(name, one) for one in value]  # experts of two kinds
+        return self._layer_numbers(value) if name in _LAYER_NUMBERS else value
+
+    def _layer_numbers(self, numbers: list[Any]) -> list[int]:
+        """Return which of the layers that stay are among `numbers`; every second one if none is."""
+        found = [new for new, place in enumerate(self._places) if place in numbers]
+        return found or [index for index in range(self._layers) if index % 2]
 
     def _number(self, name: str, value: Any) -> Any:
         if type(value) is not int or value in {0, -1}:
             return value
         if _TOKENS.fullmatch(name):
             return min(value, self._vocabulary - 1)
-        if _LAYERS.fullmatch(name) or _KEPT_COUNTS.fullmatch(name):
-            return self._layers if _LAYERS.fullmatch(name) else 1
+        counted = self._count(name) or self._related(name, value)
+        if counted is not None:
+            return counted
         size = next((size for pattern, size in _COMPILED if pattern.fullmatch(name)), None)
         if name == "head_dim" and value == self._document.get("qk_rope_head_dim"):
             # Latent attention: the member is the part of a head that is rotated.
@@ -181,6 +199,42 @@ class _Shrinking:
         # Widths fit each other only with these sizes; counts may be smaller.
         return size if size >= _WINDOW else min(value, size)
 
+    def _rotated(self) -> int:
+        """Return how much of a head is rotated."""
+        return _ROTATED if self._document.get("qk_rope_head_dim") else HEAD
+
+    def _count(self, name: str) -> int | None:
+        """Return the small count of layers or shared experts; None for another member."""
+        if _LAYERS.fullmatch(name):
+            return self._layers
+        if _STRETCHES.fullmatch(name):
+            return self._layers // 3
+        return 1 if _KEPT_COUNTS.fullmatch(name) else None
+
+    def _related(self, name: str, value: int) -> int | None:
+        """Return the small size of a member that is a fixed share or multiple of another one; None if it is not."""
+        hidden = self._document.get("hidden_size")
+        if type(hidden) is not int or hidden <= 0:
+            return None
+        wide = self._document.get("attention_hidden_size")
+        multiple = wide // hidden if type(wide) is int and wide % hidden == 0 else 1
+        shares = {
+            "attention_hidden_size": (True, multiple * WIDTH),
+            "attention_head_dim": (multiple > 1, multiple * WIDTH // HEADS),
+            # Two heads share the width of the state space.
+            "mamba_headdim": ("n_mamba_heads" in self._document, _expansion(self._document) * WIDTH // 2),
+            "codebook_dim": (value == hidden, WIDTH),
+            # Some layers of latent attention have plain heads of the same width.
+            "head_dim": (value == _latent_head(self._document), HEAD + _ROTATED),
+            # A connector that is narrow in its middle.
+            "intermediate_size": (
+                value < hidden and "vocab_size" not in self._document,
+                max(1, WIDTH * value // hidden),
+            ),
+        }
+        holds, size = shares.get(name, (False, 0))
+        return size if holds else None
+
     def _shared_heads(self, name: str, value: int) -> int:
         heads = self._document.get(
             name.replace("key_value", "attention"), self._document.get("num_attention_heads")
@@ -188,6 +242,19 @@ class _Shrinking:
         if value == 1:
             return 1
         return HEADS if isinstance(heads, int) and value >= heads else HEADS // 2
+
+
+def _latent_head(document: dict[str, Any]) -> int | None:
+    """Return the width of a head of latent attention with both of its parts; None if there is none."""
+    plain, rotated = document.get("qk_nope_head_dim"), document.get("qk_rope_head_dim")
+    return (
+        plain + rotated if isinstance(plain, int) and isinstance(rotated, int) and plain and rotated else None
+    )
+
+
+def _expansion(document: dict[str, Any]) -> int:
+    found = document.get("mamba_expand")
+    return found if type(found) is int else 2
 
 
 def _first_of_each(kinds: list[Any]) -> list[int]:
@@ -202,14 +269,26 @@ def _first_of_each(kinds: list[Any]) -> list[int]:
     return places
 
 
-def _rotary(document: dict[str, Any]) -> dict[str, Any]:
-    """Shrink what a rotary embedding shares out over half of a head: sections of several axes, and factors."""
+def _first_layers(numbers: list[Any]) -> list[Any]:
+    """Return as many numbers of the first layers, in the same order."""
+    order = sorted({number for number in numbers if type(number) is int and number >= 0})
+    return [
+        min(order.index(number), PER_KIND - 1) if type(number) is int and number >= 0 else number
+        for number in numbers
+    ]
+
+
+def _rotary(document: dict[str, Any], rotated: int) -> dict[str, Any]:
+    """Shrink what a rotary embedding shares out over half of a head: sections of several axes, and factors.
+
+    `rotated` is the width of a head that the embedding may rotate.
+    """
     part = document.get("partial_rotary_factor") or 1.0
-    half = max(1, int(HEAD * part) // 2)
+    half = max(1, int(rotated * part) // 2)
     found: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, dict):
-            found[name] = _rotary(value)
+            found[name] = _rotary(value, rotated)
         elif name == "mrope_section" and isinstance(value, list):
             rest = half // len(value)
             found[name] = [half - rest * (len(value) - 1), *([rest] * (len(value) - 1))]

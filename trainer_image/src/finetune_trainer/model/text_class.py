@@ -5,30 +5,70 @@ The trial of PREPARE compares its logits with those of the whole model, so a fam
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    MODEL_MAPPING,
+)
 
 
 def provide_text_class(config: Any) -> bool:
     """Return whether `AutoModelForCausalLM` builds a model of a text `config`; make its class if transformers has none.
 
-    The layers are what `AutoModel` builds of the config. Call it in each process before a model is built or loaded.
+    The layers are what `AutoModel` builds of the config, or the family's only class for it. Call it in each process before a
+    model is built or loaded.
     """
     kind = type(config)
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING:
         return True
-    if kind not in MODEL_MAPPING:
+    if not _is_text_alone(config):
         return False
-    layers: Any = MODEL_MAPPING[kind]  # one class, or several for some families
-    if isinstance(layers, tuple) or not _is_text_alone(config):
-        return False
+    made = _listed_elsewhere(kind)
+    if made is None:
+        layers = _layers(kind)
+        if layers is None:
+            return False
+        made = _class_of(layers, kind)
     # transformers ignores a class for a config of its own otherwise.
-    AutoModelForCausalLM.register(kind, _class_of(layers, kind), exist_ok=True)
+    AutoModelForCausalLM.register(kind, made, exist_ok=True)
     return True
+
+
+def _listed_elsewhere(kind: Any) -> Any:
+    """Return a language model that transformers lists among those with other senses alone; None if it has none."""
+    found: Any = MODEL_FOR_MULTIMODAL_LM_MAPPING.get(kind, None)
+    return found if str(getattr(found, "__name__", "")).endswith("ForCausalLM") else None
+
+
+def _layers(kind: Any) -> Any:
+    """Return the class of the layers; None unless there is one."""
+    listed: Any = MODEL_MAPPING.get(kind, None)  # one class, or several for some families
+    if listed is not None:
+        return None if isinstance(listed, tuple) else listed
+    # These are built as parts of their family's models alone.
+    name = kind.__module__.replace(".configuration_", ".modeling_")
+    if name == kind.__module__:
+        return None
+    module = importlib.import_module(name)
+    found = [value for value in vars(module).values() if _reads_text(value, kind, name)]
+    return found[0] if len(found) == 1 else None
+
+
+def _reads_text(value: Any, kind: Any, module: str) -> bool:
+    """Return whether a member of a module is a class of layers of configs of class `kind`."""
+    return (
+        isinstance(value, type)
+        and value.__module__ == module
+        and value.__name__.endswith("Model")
+        and not value.__name__.endswith("PreTrainedModel")
+        and getattr(value, "config_class", None) is kind
+    )
 
 
 def _is_text_alone(config: Any) -> bool:
@@ -47,6 +87,8 @@ def _class_of(layers: Any, kind: Any) -> Any:
         "base_model_prefix": "model",
         "_tied_weights_keys": {"lm_head.weight": "model.embed_tokens.weight"},
         "layers_class": layers,
+        # transformers reads it in the source of a class's module.
+        "_can_set_experts_implementation_cached_value": layers._can_set_experts_implementation(),  # noqa: SLF001 -- same
     }
     return type(f"{layers.__name__}ForCausalLM", (_Head, family, GenerationMixin), members)
 

@@ -109,7 +109,10 @@ def find_text_part(config: Any, dtype: torch.dtype = torch.bfloat16) -> TextPart
 
 def auto_class(config: Any) -> Any:
     """Return the class of transformers that loads the whole model of `config`."""
-    return AutoModelForMultimodalLM if has_other_senses(config) else AutoModelForCausalLM
+    if has_other_senses(config):
+        return AutoModelForMultimodalLM
+    provide_text_class(config)
+    return AutoModelForCausalLM
 
 
 def _text_config(config: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from finetune_trainer.contract.model_config import NESTED
 from finetune_trainer.contract.naming import base_model_name
 from finetune_trainer.stages.merge.card_metadata import front_matter
@@ -128,7 +130,10 @@ def _merged(run: RunSpec, base: str) -> str:
 
 
 def _base_as_trained(base: str, prepared: PrepareResult) -> list[str]:
-    whole = NESTED in (prepared.model.config or {})
+    config = prepared.model.config or {}
+    # transformers lists some text models among those with other senses alone.
+    kind = config.get("model_type", "llama")
+    whole = NESTED in config or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     loader = "AutoModelForMultimodalLM" if whole else "AutoModelForCausalLM"
     return [
         f"{base}, dequantized to bf16 from its NF4 (double quantized) weights. It is not tuned.",

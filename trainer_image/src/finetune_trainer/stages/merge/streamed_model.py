@@ -20,6 +20,7 @@ from finetune_trainer.model.load import attention_implementation
 from finetune_trainer.model.matrix_stack import MatrixStack, use_own_experts
 from finetune_trainer.model.output_head import OutputHead, hidden_states, output_head
 from finetune_trainer.model.packed_parameters import packed_parameters
+from finetune_trainer.model.text_class import provide_text_class
 from finetune_trainer.model.text_part import find_text_part
 from finetune_trainer.model.weight_places import Rows, weight_places
 from finetune_trainer.stages.merge.tensor_files import row_blocks
@@ -134,6 +135,7 @@ class StreamedModel:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         part = find_text_part(config)
         config = config if part is None else part.config
+        provide_text_class(config)
         # Buffers are not in the files: rotary frequencies, for example, must be computed here.
         with init_empty_weights(include_buffers=False):
             self.model: Any = AutoModelForCausalLM.from_config(
