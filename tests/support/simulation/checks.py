@@ -148,7 +148,8 @@ class Checks:
     def _started(self, run: Run) -> None:
         self._life.note("run", run.pod, run.task.uid, run.task.stage.value, run.task.attempt, run.node)
         for other in self._life.nodes.runs.values():
-            if other.live and other.task.key == run.task.key:
+            together = other.child == run.child and other.index != run.index
+            if other.live and other.task.key == run.task.key and not together:
                 self.require(False, f"{run.task} must not run beside {other.task} on {other.node}")
         owner = self._owner.get(run.workspace, "")
         self.require(owner in {"", run.task.uid}, f"{run.task} must not run in the workspace of {owner}")
@@ -157,9 +158,12 @@ class Checks:
 
     def wasted(self) -> list[str]:
         """What a life without any loss of work must not show: a job that fails, and a stage that runs again."""
-        runs = Counter((run.task.uid, run.task.stage) for run in self._life.nodes.runs.values())
+        works = [run for run in self._life.nodes.runs.values() if run.works]
+        runs = Counter((run.task.uid, run.task.stage, run.index) for run in works)
         found = [
-            f"{stage.value} of {uid} ran {count} times" for (uid, stage), count in runs.items() if count > 1
+            f"{stage.value} of {uid} ran {count} times in pod {index}"
+            for (uid, stage, index), count in runs.items()
+            if count > 1
         ]
         for job in self._life.server.all(JOBS):
             phase = (job.get("status") or {}).get("phase")

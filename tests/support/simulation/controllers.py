@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from finetune_operator.api.stages import CONTROLLER_LABEL
+from finetune_operator.api.stages import CONTROLLER_LABEL, INDEX_ANNOTATION
 
 from tests.support.simulation.server import CHILDREN, CLAIMS, JOBS, PODS, Body, Change, Server
 
@@ -26,7 +26,8 @@ class Controllers:
         self._queued: set[tuple[str, str]] = set()
         self._failed: dict[str, int] = {}
         """Failed pods of each Job that count, by the Job's uid."""
-        self._succeeded: set[str] = set()
+        self._succeeded: dict[str, set[int]] = {}
+        """The numbers of the pods of each Job that have succeeded, by the Job's uid."""
         self.counts_suspended = draw.random() < 0.5
         """Whether a pod that a suspension has ended counts as failed. It depends on the version of Kubernetes."""
         server.listeners.append(self._notice)
@@ -84,26 +85,33 @@ class Controllers:
             self._end_pods(pods)
             return
         for pod in pods:
-            self._count(uid, pod, suspended=bool(job["spec"].get("suspend")))
+            self._count(job, pod)
         pods = list(server.owned(PODS, uid))
-        if uid in self._succeeded or self._failed.get(uid):
-            kind = "Complete" if uid in self._succeeded else "Failed"
+        complete = len(self._succeeded.get(uid, ())) == job["spec"]["completions"]
+        if complete or self._failed.get(uid):
+            kind = "Complete" if complete else "Failed"
             message = "" if kind == "Complete" else "Job has reached the specified backoff limit"
             condition = {"type": kind, "status": "True", "message": message}
             server.change(CHILDREN, job, status={"conditions": [condition]})
             self._end_pods(pods)
         elif job["spec"].get("suspend"):
             self._end_pods(pods)
-        elif "deletionTimestamp" not in job["metadata"] and all(_ended(pod) for pod in pods):
-            self._create_pod(job)
+        elif "deletionTimestamp" not in job["metadata"]:
+            # A pod that is being deleted is replaced when it has ended (`podReplacementPolicy: Failed`).
+            missing = set(range(job["spec"]["completions"])) - self._succeeded.get(uid, set())
+            for index in sorted(missing - {index_of(pod) for pod in pods if not _ended(pod)}):
+                self._create_pod(job, index)
 
-    def _count(self, uid: str, pod: Body, *, suspended: bool) -> None:
+    def _count(self, job: Body, pod: Body) -> None:
         """Count a pod that has ended, then let it go."""
+        uid, suspended = job["metadata"]["uid"], bool(job["spec"].get("suspend"))
         if pod["metadata"]["uid"] not in self._server.tracked or not _ended(pod):
             return
+        (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+        ignored = disrupted(pod) and rule["action"] == "Ignore"
         if pod["status"]["phase"] == "Succeeded":
-            self._succeeded.add(uid)
-        elif not disrupted(pod) and not (suspended and not self.counts_suspended):
+            self._succeeded.setdefault(uid, set()).add(index_of(pod))
+        elif not ignored and not (suspended and not self.counts_suspended):
             self._failed[uid] = self._failed.get(uid, 0) + 1
         self._untrack(pod)
 
@@ -127,16 +135,19 @@ class Controllers:
             elif "deletionTimestamp" not in pod["metadata"]:
                 self._server.delete(PODS, pod)
 
-    def _create_pod(self, job: Body) -> None:
+    def _create_pod(self, job: Body, index: int) -> None:
         template, metadata = job["spec"]["template"], job["metadata"]
+        name, annotations = metadata["name"], template["metadata"]["annotations"]
+        if job["spec"].get("completionMode") == "Indexed":
+            name, annotations = f"{name}-{index}", {**annotations, INDEX_ANNOTATION: str(index)}
         suffix = "".join(self._random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
         labels = {**template["metadata"]["labels"], CONTROLLER_LABEL: metadata["uid"]}
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
         pod: dict[str, Any] = {
             "metadata": {
-                "name": f"{metadata['name']}-{suffix}",
+                "name": f"{name}-{suffix}",
                 "labels": labels,
-                "annotations": template["metadata"]["annotations"],
+                "annotations": annotations,
                 "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
             },
             "spec": template["spec"],
@@ -198,6 +209,11 @@ def is_finished(job: Body) -> bool:
     return any(
         each["type"] in {"Complete", "Failed"} for each in job.get("status", {}).get("conditions") or ()
     )
+
+
+def index_of(pod: Body) -> int:
+    """Return the number of a pod among those of its Job."""
+    return int(pod["metadata"]["annotations"].get(INDEX_ANNOTATION, "0"))
 
 
 def _ended(pod: Body) -> bool:

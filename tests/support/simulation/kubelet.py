@@ -1,4 +1,4 @@
-"""Models of the scheduler, the kubelets, the node lifecycle and the pod garbage collection of Kubernetes."""
+"""Models of the kubelets, the node lifecycle and the pod garbage collection of Kubernetes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from finetune_operator.api.stages import CONTAINER_NAME, KIND, Stage, parse_child_name, workspace_claim_name
+from finetune_operator.api.stages import CONTAINER_NAME, KIND, Stage, parse_child_name
 from finetune_operator.observed.lost_nodes import OUT_OF_SERVICE
 
-from tests.support.simulation.controllers import ENDED, disrupted
-from tests.support.simulation.server import CHILDREN, CLAIMS, NODES, PODS, VOLUMES, Body, Change, Server
+from tests.support.simulation.controllers import ENDED, disrupted, index_of
+from tests.support.simulation.scheduler import bind, claim_of, free_node
+from tests.support.simulation.server import CHILDREN, CLAIMS, NODES, PODS, Body, Change, Server
 from tests.support.simulation.trainers import End, Task, Trainers, Workspace, progress
 
 if TYPE_CHECKING:
     from tests.support.simulation.loop import VirtualLoop
 
-GPU = "nvidia.com/gpu"
 EVICTION_SECONDS = 60.0
 """Time after which the pods of an unreachable node are evicted. Kubernetes takes five minutes."""
 ORPHAN_SECONDS = 45.0
@@ -38,6 +38,15 @@ class Run:
     started: float
     trains: bool
     """True if it computes what no run before it has computed."""
+    child: str = ""
+    """uid of the Job."""
+    index: int = 0
+    """Number of the pod among the `pods` that run together."""
+    pods: int = 1
+    works: bool = False
+    """True after all pods of the Job have met."""
+    leaving: bool = False
+    """True if it ends soon, because it has lost the ranks of another pod."""
     live: bool = True
     lost: bool = False
     """True if it ended with its node, without a report."""
@@ -108,9 +117,9 @@ class Nodes:
         pod = self._pod(uid)
         if pod is None or pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
             return
-        claim = self._claim(pod)
+        claim = claim_of(self._server, pod)
         node = (
-            self._free_node(pod)
+            free_node(self._server, pod, self.unreachable)
             if claim is not None and "deletionTimestamp" not in claim["metadata"]
             else None
         )
@@ -122,44 +131,10 @@ class Nodes:
             return
         assert claim is not None
         if claim["status"]["phase"] != "Bound":
-            self._bind(claim)
+            bind(self._server, claim)
         pod = self._server.change(PODS, pod, spec={**pod["spec"], "nodeName": node})
         self._set(pod, conditions=[{**condition, "status": "True"}])
         self._later(self._start, uid, 0.3, 4.0)
-
-    def _bind(self, claim: Body) -> None:
-        """Make a volume that every node can use."""
-        name, spec = f"pv-{claim['metadata']['uid']}", claim["spec"]
-        volume = {"capacity": spec["resources"]["requests"], "accessModes": spec["accessModes"]}
-        self._server.create(VOLUMES, {"metadata": {"name": name}, "spec": volume})
-        self._server.change(CLAIMS, claim, spec={**spec, "volumeName": name}, status={"phase": "Bound"})
-
-    def _free_node(self, pod: Body) -> str | None:
-        needs = _gpus(pod)
-        for node in self._server.all(NODES):
-            name = node["metadata"]["name"]
-            if node["spec"].get("taints") or name in self.unreachable:
-                continue
-            used = sum(
-                _gpus(other)
-                for other in self._server.all(PODS)
-                if other["spec"].get("nodeName") == name and other["status"]["phase"] not in ENDED
-            )
-            if used + needs <= int(node["status"]["allocatable"].get(GPU, "0")):
-                return str(name)
-        return None
-
-    def _claim(self, pod: Body) -> Body | None:
-        """The workspace of a pod, or the claim that it takes for it."""
-        namespace = pod["metadata"]["namespace"]
-        name = workspace_claim_name(pod["metadata"]["labels"].get("finetune.dev/job", "?"))
-        mounted = {
-            volume["persistentVolumeClaim"]["claimName"]
-            for volume in pod["spec"]["volumes"]
-            if "persistentVolumeClaim" in volume
-        }
-        names = [name] if name in mounted else sorted(each for each in mounted if each.endswith("-workspace"))
-        return self._server.get(CLAIMS, namespace, names[0]) if names else None
 
     def _start(self, uid: str) -> None:
         pod = self._pod(uid)
@@ -176,27 +151,45 @@ class Nodes:
             waiting = {"reason": "ErrImagePull", "message": "no such image"}
             self._set(pod, containerStatuses=[_container({"waiting": waiting})])
             return
-        claim, task = self._claim(pod), self._task(pod)
+        claim, task = claim_of(self._server, pod), self._task(pod)
         if claim is None or task is None:
             self._waiting[uid] = None
             return
         workspace = self.workspaces.setdefault(claim["metadata"]["uid"], Workspace())
         trains = task.stage is Stage.TRAIN and Stage.TRAIN not in workspace.done
         ip = f"10.0.{len(self.runs) // 250}.{len(self.runs) % 250 + 1}"
-        run = Run(uid, task, node, claim["metadata"]["uid"], ip, self._loop.time(), trains)
+        child = self._child(pod)
+        assert child is not None
+        place = (child["metadata"]["uid"], index_of(pod), child["spec"]["completions"])
+        run = Run(uid, task, node, claim["metadata"]["uid"], ip, self._loop.time(), trains, *place)
         self.started(run)
         self.runs[uid] = run
         state = {"running": {"startedAt": self._server.stamp()}}
         self._set(pod, phase="Running", podIP=ip, containerStatuses=[_container(state)])
-        seconds = self._trainers.work_seconds(task, workspace)
-        self._loop.call_later(seconds, partial(self._finish, run))
+        # Pods of one Job work when all of them run.
+        peers = self._peers(run)
+        if len(peers) == run.pods:
+            for each in peers:
+                each.works = True
+            seconds = self._trainers.work_seconds(task, workspace)
+            self._loop.call_later(seconds, partial(self._finish, run))
+
+    def _peers(self, run: Run) -> list[Run]:
+        """The live runs of the pods of one Job, in the order of their numbers."""
+        found = [each for each in self.runs.values() if each.child == run.child and each.live]
+        return sorted(found, key=lambda each: each.index)
+
+    def _child(self, pod: Body) -> Body | None:
+        """The Job of a pod; None if it is gone."""
+        owner = (pod["metadata"].get("ownerReferences") or [{"name": "", "uid": ""}])[0]
+        job = self._server.get(CHILDREN, pod["metadata"]["namespace"], owner["name"])
+        return job if job is not None and job["metadata"]["uid"] == owner["uid"] else None
 
     def _task(self, pod: Body) -> Task | None:
         """The attempt of a pod, from its owners; None if they are gone."""
-        owner = (pod["metadata"].get("ownerReferences") or [{"name": "", "uid": ""}])[0]
-        job = self._server.get(CHILDREN, pod["metadata"]["namespace"], owner["name"])
-        named = parse_child_name(owner["name"])
-        if job is None or named is None or job["metadata"]["uid"] != owner["uid"]:
+        job = self._child(pod)
+        named = None if job is None else parse_child_name(job["metadata"]["name"])
+        if job is None or named is None:
             return None
         name, stage, attempt = named
         uids = [each["uid"] for each in job["metadata"].get("ownerReferences") or () if each["kind"] == KIND]
@@ -205,15 +198,35 @@ class Nodes:
         return Task((pod["metadata"]["namespace"], name), uids[0], stage, attempt)
 
     def _finish(self, run: Run) -> None:
-        """The trainer ends by itself."""
-        if run.live and not run.stopping:
-            self._end(run, self._trainers.end(run.task, self.workspaces[run.workspace]))
+        """The trainers of all pods of a Job end by themselves."""
+        peers = self._peers(run)
+        if len(peers) < run.pods or any(each.stopping or each.leaving for each in peers):
+            return
+        end = self._trainers.end(run.task, self.workspaces[run.workspace])
+        if run.pods == 1:
+            self._end(run, end)
+        elif end.code != 0:
+            self._end(self._random.choice(peers), end)
+        else:
+            for each in peers:
+                # Each pod has the result.
+                self._loop.call_later(self._random.uniform(0.0, 3.0), self._end, each, end)
 
     def _end(self, run: Run, end: End) -> None:
         if not run.live:
             return
         run.live = False
         self._report(run.pod, end)
+        if end.code != 0:
+            self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        """Let the other pods of a Job find out that they have lost the ranks of this one, if they have begun to work."""
+        for each in self._peers(run) if run.pods > 1 else ():
+            if not each.leaving and not each.stopping and each.works:
+                each.leaving = True
+                _, end = self._trainers.interrupted(each.task)
+                self._loop.call_later(self._random.uniform(0.5, 20.0), self._end, each, end)
 
     def _report(self, uid: str, end: End) -> None:
         """Tell the API server that a trainer has ended, as soon as its node has contact."""
@@ -280,6 +293,7 @@ class Nodes:
             self._later(self._kill, uid, 3.0, 6.0)
         else:
             run.live = False
+            self._leave(run)
 
     def _set(self, pod: Body, **members: Any) -> Body:
         return self._server.change(PODS, pod, status={**pod["status"], **members})
@@ -335,6 +349,7 @@ class Nodes:
         for run in self.runs.values():
             if run.node == name and run.live:
                 run.live, run.lost = False, True
+                self._leave(run)
         self._loop.call_later(ORPHAN_SECONDS, self._collect_orphans, name)
 
     def _collect_orphans(self, name: str) -> None:
@@ -375,8 +390,3 @@ def _started_at(pod: Body) -> str | None:
 
 def _container(state: dict[str, Any]) -> dict[str, Any]:
     return {"name": CONTAINER_NAME, "state": state}
-
-
-def _gpus(pod: Body) -> int:
-    limits = pod["spec"]["containers"][0]["resources"].get("limits") or {}
-    return int(limits.get(GPU, "0"))

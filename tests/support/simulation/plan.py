@@ -56,7 +56,10 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}, {self.replicas} operators"]
-        lines += [f"job {job.key[1]} at {job.time:.3f} s: {job.spec['lifecycle']}" for job in self.jobs]
+        lines += [
+            f"job {job.key[1]} at {job.time:.3f} s: {job.spec['lifecycle']} {job.spec.get('resources', '')}"
+            for job in self.jobs
+        ]
         lines += [
             f"{stage.value} of {key[1]} ends with {fates}" for (key, stage), fates in self.fates.items()
         ]
@@ -72,7 +75,8 @@ def draw_plan(seed: int, kinds: Sequence[str] | None = None, *, faults: int | No
     replicas = max([fault.replicas for fault in chosen], default=1)
     if draw.random() < 0.1:
         replicas = 2
-    jobs = tuple(_draw_job(draw, index) for index in range(draw.choice([1, 1, 1, 1, 1, 1, 2, 3])))
+    gpus = stream("gpus", seed)
+    jobs = tuple(_draw_job(draw, gpus, index) for index in range(draw.choice([1, 1, 1, 1, 1, 1, 2, 3])))
     fates = {
         (job.key, stage): draw.choices(FATES, k=draw.choice([1, 1, 2]))
         for job in jobs
@@ -89,7 +93,11 @@ def draw_plan(seed: int, kinds: Sequence[str] | None = None, *, faults: int | No
     return Plan(seed, replicas, jobs, fates, tuple(planned))
 
 
-def _draw_job(draw: random.Random, index: int) -> PlannedJob:
+GPUS = ({"gpus": 2, "gpusPerNode": 1}, {"gpus": 2})
+"""Two pods with a GPU each, and as many GPUs where the operator chooses."""
+
+
+def _draw_job(draw: random.Random, gpus: random.Random, index: int) -> PlannedJob:
     lifecycle: dict[str, Any] = {
         "keepWorkspace": draw.choice(["OnFailure", "Always", "Never"]),
         "retries": draw.choice([0, 2, 2]),
@@ -98,4 +106,6 @@ def _draw_job(draw: random.Random, index: int) -> PlannedJob:
         lifecycle["keepChildrenSeconds"] = {"success": draw.choice([0, 20]), "failure": draw.choice([0, 30])}
     if draw.random() < 0.05:
         lifecycle["deadlineSeconds"] = draw.choice([20, 90, 600])
-    return PlannedJob(("team", f"job-{index}"), draw.uniform(0.0, 5.0), make_spec(lifecycle=lifecycle))
+    several = {"resources": gpus.choice(GPUS)} if gpus.random() < 0.2 else {}
+    spec = make_spec(lifecycle=lifecycle, **several)
+    return PlannedJob(("team", f"job-{index}"), draw.uniform(0.0, 5.0), spec)

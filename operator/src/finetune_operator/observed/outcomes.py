@@ -49,18 +49,17 @@ def attempt_outcome(
     pod or fails the Job, and only the failed Job ends the attempt. If such a pod left no result, the outcome is a
     disruption, not a failure.
 
-    Of several pods, the first one has the result. A failure of any ends the attempt. One that is interrupted may follow the
-    failure of another, so its end counts when no pod is left that may tell more.
+    Of several pods, each has the result after a success, and the first one ends last. If the first one is lost after that,
+    the result of another counts. A failure of any ends the attempt. One that is interrupted may follow the failure of
+    another, so its end counts when no pod is left that may tell more.
     """
     newest_first = sorted(pods, key=lambda pod: pod.created, reverse=True)
-    outcomes = [
-        (pod, outcome)
-        for pod in newest_first
-        if (outcome := _pod_outcome(uid, child, pod)) is not None
-        and not (pod.index and outcome.outcome == "Succeeded")
-    ]
+    known = [(pod, outcome) for pod in newest_first if (outcome := _pod_outcome(uid, child, pod)) is not None]
     if child.pods > 1:
-        outcomes.sort(key=lambda found: found[1].outcome == "Interrupted")
+        known.sort(key=lambda found: found[1].outcome == "Interrupted")
+    outcomes = [
+        (pod, outcome) for pod, outcome in known if not (pod.index and outcome.outcome == "Succeeded")
+    ]
     for _, outcome in outcomes:
         if outcome.outcome == "Succeeded":
             return outcome
@@ -68,12 +67,20 @@ def attempt_outcome(
     for pod, outcome in outcomes:
         if not (stopping or pod.disrupted or pod.deleting) and not _awaits_others(child, pods, outcome):
             return outcome
-    if not child.finished:
-        return None
-    if outcomes:
-        _, outcome = outcomes[0]
+    return _outcome_of_finished(child, pods, known) if child.finished else None
+
+
+def _outcome_of_finished(
+    child: ChildJob, pods: tuple[Pod, ...], known: list[tuple[Pod, AttemptOutcome]]
+) -> AttemptOutcome | None:
+    """The outcome of a Job that has ended, from what is known of its pods; None if more will be known."""
+    succeeded = next((outcome for _, outcome in known if outcome.outcome == "Succeeded"), None)
+    if succeeded is not None and len(known) == len(pods):
+        return succeeded
+    if known and succeeded is None:
+        _, outcome = known[0]
         return _disrupted(outcome) if outcome.reason == Reason.STAGE_LOST else outcome
-    if newest_first:
+    if pods:
         # The Job has ended but the last state of its pod is not known yet. The pod's event or removal follows.
         return None
     # A pod that ended by itself stays with its Job, so somebody deleted this one.

@@ -124,6 +124,26 @@ def test_the_first_pod_has_the_result_of_all() -> None:
     assert attempt(world) == ("Succeeded", "StageSucceeded")
 
 
+@pytest.mark.parametrize("state", ["gone", "evicted", "without its label"])
+def test_a_first_pod_that_is_lost_after_the_success_does_not_hold_the_job(state: str) -> None:
+    """The Job has failed, or is complete, and no event of a pod follows."""
+    world = training()
+    first, second = with_pods(world)
+    end(world, second, make_result(Stage.TRAIN), 0)
+    if state == "evicted":
+        end(world, first, "", 143)
+        world.pods[first.uid] = replace(world.pods[first.uid], disrupted=True)
+    elif state == "gone":
+        del world.pods[first.uid]
+    else:
+        end(world, first, make_result(Stage.TRAIN), 0)
+        world.hidden.add(first.uid)
+    world.children[TRAIN] = replace(world.children[TRAIN], finished=True)
+    world.settle()
+    assert attempt(world) == ("Succeeded", "StageSucceeded")
+    assert world.job.status["stage"]["name"] == "Merge"
+
+
 def test_the_failure_of_any_pod_ends_the_attempt() -> None:
     world = training()
     _, second = with_pods(world)
