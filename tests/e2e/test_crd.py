@@ -299,7 +299,12 @@ INVALID = {
         'supported values: "Standard", "RankStabilized", "DoRA"',
     ),
     "unknown field": ({"training__unheardOf": True}, 'unknown field "spec.training.unheardOf"'),
-    "two GPUs": ({"resources__gpus": 2}, "should be less than or equal to 1"),
+    "too many GPUs": ({"resources__gpus": 65}, "should be less than or equal to 64"),
+    "GPUs of unequal pods": (
+        {"resources__gpus": 6, "resources__gpusPerNode": 4},
+        "must have gpus that are a multiple of gpusPerNode",
+    ),
+    "no GPU in a pod": ({"resources__gpusPerNode": 0}, "should be greater than or equal to 1"),
     "no memory": ({"resources__train__memory": "0"}, "must be more than 0"),
     "no quantity": ({"resources__train__memory": "lots"}, "should match"),
     "value of Exists": (
