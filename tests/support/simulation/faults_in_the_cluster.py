@@ -231,8 +231,13 @@ def _shut_down(life: Life, draw: random.Random) -> End:
     node = _busy_node(life, draw)
     name = node["metadata"]["name"]
     life.nodes.cut_off(name)
-    life.loop.call_later(draw.uniform(1.0, 100.0), life.nodes.shut_down, name)
-    return lambda: life.join_node(node)
+    later = life.loop.call_later(draw.uniform(1.0, 100.0), life.nodes.shut_down, name)
+
+    def end() -> None:
+        later.cancel()
+        life.join_node(node)
+
+    return end
 
 
 @fault("node cut off", longest=200.0)
