@@ -205,6 +205,50 @@ def test_a_job_queues_with_its_priority_class_and_leaves_nothing_when_it_is_dele
     assert room.json("get", "jobs", "--selector=finetune.dev/job=gone")["items"] == []
 
 
+def give_quota(kubectl: Kubectl, gpus: int) -> None:
+    """Let the queue have so many of the GPUs that the node has."""
+    queue = kubectl.json("get", "clusterqueue", queues.GPU_QUEUE)
+    (resource,) = [
+        resource
+        for flavor in queue["spec"]["resourceGroups"][0]["flavors"]
+        for resource in flavor["resources"]
+        if flavor["name"] == "present" and resource["name"] == RESOURCE
+    ]
+    resource["nominalQuota"] = str(gpus)
+    patch = json.dumps({"spec": {"resourceGroups": queue["spec"]["resourceGroups"]}})
+    kubectl("patch", "clusterqueue", queues.GPU_QUEUE, "--type=merge", f"--patch={patch}")
+
+
+@pytest.mark.usefixtures("volume_classes")
+def test_all_pods_of_a_run_are_admitted_or_none(
+    room: Kubectl, kubectl: Kubectl, occupy: Callable[..., str]
+) -> None:
+    give_quota(kubectl, 2)
+    try:
+        first = occupy("first")
+        small = {"cpu": "250m", "memory": "3Gi"}
+        training = {**TRAINING, "maximumSteps": 4, "microBatchSize": 1}
+        resources = {"gpus": 2, "gpusPerNode": 1, "train": small}
+        room.apply(
+            jobs.fine_tune_job(
+                "pair", training=training, resources=resources, workspace=jobs.SHARED_WORKSPACE, **QUEUES
+            )
+        )
+        jobs.until(room, "pair", "TRAIN in its queue", seconds=180, holds=train_waits)
+        (pod_set,) = queues.workloads(room)["pair-train-0"]["spec"]["podSets"]
+        assert pod_set["count"] == 2
+        assert jobs.stage_pods(room, "pair", "train") == [], "half of the quota admits no pod"
+        leave(room, first)
+        jobs.until(
+            room, "pair", "both pods", seconds=60,
+            holds=lambda _job: len(jobs.stage_pods(room, "pair", "train")) == 2,
+        )  # fmt: skip
+        job = product.follow(room, "pair", seconds=400)
+        assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
+    finally:
+        give_quota(kubectl, 1)
+
+
 def test_the_default_queue_of_a_namespace_holds_jobs_that_name_none(room: Kubectl, kubectl: Kubectl) -> None:
     hold(kubectl, "clusterqueue", queues.CPU_QUEUE, value=True)
     room.apply(queues.local_queue("default", queues.CPU_QUEUE))

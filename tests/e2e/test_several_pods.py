@@ -1,4 +1,4 @@
-"""TRAIN in two pods with a GPU each: it ends as one, resumes after an eviction, and never holds half of its GPUs."""
+"""TRAIN in two pods with a GPU each: it ends as one, resumes after a loss of one, and never holds half of its GPUs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from devcluster import product
-from devcluster.gpus import RESOURCE
+from devcluster.gpus import RESOURCE, Gpus
 from devcluster.kubectl import Kubectl
+from devcluster.layout import NODE_NAME
+from devcluster.pretend_nodes import PretendNodes, gpu_node
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("volume_classes")]
 
 START_SECONDS = 20
 TRAINING: dict[str, Any] = {
-    "maximumSteps": 60,
+    "maximumSteps": 80,
     "effectiveBatchSize": 4,
     "microBatchSize": 1,
     "maximumLength": 256,
@@ -57,23 +59,57 @@ def running(room: Kubectl, name: str) -> list[dict[str, Any]]:
     return [pod for pod in pods if pod["status"]["phase"] == "Running"]
 
 
-@pytest.mark.usefixtures("patient")
-def test_two_pods_train_as_one_and_resume_after_an_eviction(room: Kubectl) -> None:
-    room.apply(in_two_pods("pair"))
-
-    def trained_for_some_steps(_job: dict[str, Any]) -> bool:
-        pods = running(room, "pair")
-        first = [pod["metadata"]["name"] for pod in pods if "-train-0-0-" in pod["metadata"]["name"]]
-        log = room.run("logs", first[0]).stdout if first else ""
-        return len(pods) == 2 and any(int(step) >= 6 for step in re.findall(r"Training: (\d+) of", log))
-
-    jobs.until(room, "pair", "six steps", seconds=300, holds=trained_for_some_steps)
-    (second,) = [
-        pod["metadata"]["name"] for pod in running(room, "pair") if "-train-0-1-" in pod["metadata"]["name"]
+def pod_of(room: Kubectl, name: str, index: int) -> str | None:
+    """The name of the running pod with this number; None if there is none."""
+    found = [
+        pod["metadata"]["name"]
+        for pod in running(room, name)
+        if pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == str(index)
     ]
+    return found[0] if found else None
+
+
+def trained(room: Kubectl, name: str, step: int) -> list[int]:
+    """Wait until both pods run and the first one has reached a step. Return all its steps."""
+    found: list[int] = []
+
+    def reached(_job: dict[str, Any]) -> bool:
+        first = pod_of(room, name, 0)
+        log = "" if first is None else room.run("logs", first).stdout
+        found[:] = [int(each) for each in re.findall(r"Training: (\d+) of", log)]
+        return pod_of(room, name, 1) is not None and max(found, default=0) >= step
+
+    jobs.until(room, name, f"step {step}", seconds=300, holds=reached)
+    return found
+
+
+def suspend(room: Kubectl, name: str, *, value: bool) -> None:
+    patch = json.dumps({"spec": {"suspend": value}})
+    room("patch", "finetunejob", name, "--type=merge", f"--patch={patch}")
+
+
+@pytest.mark.usefixtures("patient")
+def test_two_pods_train_as_one_through_an_eviction_and_a_suspension(room: Kubectl) -> None:
+    room.apply(in_two_pods("pair"))
+    before = max(trained(room, "pair", 6))
+    second = pod_of(room, "pair", 1)
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": second}}
     path = f"/api/v1/namespaces/{room.namespace}/pods/{second}/eviction"
     room("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    jobs.until(
+        room, "pair", "other pods", seconds=120, holds=lambda _: pod_of(room, "pair", 1) not in {None, second}
+    )
+    after = trained(room, "pair", before + 1)
+    assert after[0] >= before - before % 5, "no step before the checkpoint may be repeated"
+    suspend(room, "pair", value=True)
+    jobs.until(
+        room, "pair", "Suspended", seconds=60,
+        holds=lambda job: product.condition(job, "Suspended")["status"] == "True"
+        and not jobs.all_pods(room, "pair"),
+    )  # fmt: skip
+    suspend(room, "pair", value=False)
+    resumed = trained(room, "pair", max(after) + 1)
+    assert resumed[0] >= max(after), "a suspended training saves its last step"
     job = product.follow(room, "pair", seconds=500)
     assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
     attempts = [(a["stage"], a["attempt"], a["outcome"]) for a in job["status"]["attempts"]]
@@ -89,7 +125,9 @@ def test_two_pods_train_as_one_and_resume_after_an_eviction(room: Kubectl) -> No
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_pod_that_finds_no_gpu_gives_back_that_of_the_other(room: Kubectl) -> None:
+def test_a_lost_node_and_a_missing_gpu_give_back_the_gpu_of_the_other_pod(
+    room: Kubectl, pretend_nodes: PretendNodes
+) -> None:
     container = {
         "name": "main",
         "image": "registry.invalid/none:1",
@@ -99,8 +137,17 @@ def test_a_pod_that_finds_no_gpu_gives_back_that_of_the_other(room: Kubectl) -> 
     pod = {"securityContext": product.RESTRICTED_POD, "containers": [container]}
     room.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other"}, "spec": pod})
     room("wait", "pod/other", "--for=condition=PodScheduled", "--timeout=60s")
+    pretend_nodes.add(gpu_node("pretend-half", Gpus(count=1)))
     room.apply(in_two_pods("half", maximumSteps=2))
+    jobs.until(
+        room, "half", "a pod on each node", seconds=300,
+        holds=lambda _: {each["spec"].get("nodeName") for each in jobs.stage_pods(room, "half", "train")}
+        == {NODE_NAME, "pretend-half"},
+    )  # fmt: skip
+    pretend_nodes.remove("pretend-half")
     job = jobs.until(room, "half", "PodStuck", seconds=300, holds=jobs.stalled("PodStuck"))
+    lost, stuck = job["status"]["attempts"][-2:]
+    assert (lost["stage"], lost["outcome"], stuck["reason"]) == ("Train", "Interrupted", "PodStuck")
     message = product.condition(job, "Stalled")["message"]
     assert "only 1 of the 2 pods of the run got GPUs" in message
     jobs.until(room, "half", "no pod", seconds=60, holds=lambda _: not jobs.stage_pods(room, "half", "train"))
