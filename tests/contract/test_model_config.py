@@ -15,7 +15,7 @@ from finetune_operator.contract.refusals import QUANTIZED_MEMBERS
 from finetune_operator.contract.result import Progress
 from finetune_operator.sizing.memory import layer_kinds, shape
 from finetune_operator.sizing.memory.families import FAMILIES
-from finetune_operator.sizing.memory.shape import ShapeUnknownError, model_shape
+from finetune_operator.sizing.memory.shape import FamilyUnknownError, ShapeUnknownError, model_shape
 from finetune_trainer.contract.model_config import (
     CLOSED_FORMS,
     COUNTS,
@@ -23,6 +23,7 @@ from finetune_trainer.contract.model_config import (
     MEMBERS,
     NESTED,
     SPELLINGS,
+    has_formula,
     select_config_fields,
 )
 from finetune_trainer.telemetry.reporter import NullReporter, Reporter
@@ -107,6 +108,44 @@ def test_both_sides_and_the_contract_list_the_same_members() -> None:
 
 def test_both_sides_and_the_contract_list_the_same_closed_forms() -> None:
     assert set(LISTED["closedForms"]) == set(CLOSED_FORMS) == set(FAMILIES)
+
+
+GRANITE_4 = {
+    "model_type": "granitemoehybrid",
+    "num_hidden_layers": 4,
+    "num_local_experts": 0,
+    "layer_types": ["attention"] * 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "known"),
+    [
+        ({"model_type": "llama"}, True),
+        (GRANITE_4, True),
+        ({**GRANITE_4, "num_local_experts": 64}, False),
+        ({**GRANITE_4, "layer_types": ["mamba", "mamba", "attention", "mamba"]}, False),
+        (
+            {
+                "model_type": "granitemoehybrid",
+                "num_local_experts": 0,
+                "num_hidden_layers": 2,
+                "layers_block_type": ["mamba", "attention"],
+            },
+            False,
+        ),
+        ({"model_type": "qwen3_moe", "num_experts": 128}, False),
+        ({"model_type": "lfm2", "num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}, True),
+        ({"model_type": "llama", "num_experts": 1}, True),
+    ],
+)
+def test_both_sides_agree_on_which_models_only_a_trace_can_size(config: dict[str, Any], known: bool) -> None:  # noqa: FBT001
+    assert has_formula(config) is known
+    if known:
+        model_shape(select_config_fields(config))
+        return
+    with pytest.raises(FamilyUnknownError):
+        model_shape(select_config_fields(config))
 
 
 def test_every_member_that_sizing_reads_is_reported() -> None:

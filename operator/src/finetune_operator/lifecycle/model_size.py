@@ -21,7 +21,7 @@ from finetune_operator.status.draft import StatusDraft
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The size of a model: `shape` is None for a family without a formula, and `trace` before PREPARE reports it."""
+    """The size of a model: `shape` is None for one without a formula, and `trace` before PREPARE reports it."""
 
     shape: ModelShape | None
     trace: MemoryTrace | None
@@ -43,6 +43,6 @@ def model_size(draft: StatusDraft, config: Mapping[str, Any]) -> ModelSize | Non
             return None
         why = f": {draft.trace_problem}" if draft.trace_problem else ""
         raise ShapeUnknownError(
-            f"{error}, or one that PREPARE can trace, but PREPARE has reported no trace{why}; use the trainer image of this "
+            f"{error}; PREPARE must trace any other model, but has reported no trace{why}; use the trainer image of this "
             "operator's version, or choose another model"
         ) from error

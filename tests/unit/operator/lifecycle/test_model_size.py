@@ -23,6 +23,30 @@ def traced(world: World, gibibytes: float, config: dict[str, Any] = UNKNOWN) -> 
     )
 
 
+GRANITE_4: dict[str, Any] = {
+    "model_type": "granitemoehybrid",
+    "hidden_size": 1536,
+    "num_hidden_layers": 40,
+    "num_local_experts": 64,
+    "layers_block_type": "attention=4 mamba=36",
+}
+"""A mixture with state spaces, of a family whose dense models have a formula."""
+
+
+@pytest.mark.parametrize(
+    "config", [GRANITE_4, {**GRANITE_4, "num_local_experts": 0}], ids=["experts", "mamba"]
+)
+def test_a_model_outside_of_its_familys_formula_is_sized_by_its_trace(config: dict[str, Any]) -> None:
+    world = preparing(config)
+    world.settle()
+    assert list(world.children) == ["demo-prepare-0"]
+    assert world.condition("Stalled") == ("False", "Progressing")
+    world = prepared(config, model={"trace": memory_trace(30)})
+    world.inventory = make_inventory(SMALL, A100)
+    world.settle()
+    assert list(world.children) == ["demo-train-0"]
+
+
 def test_an_unknown_family_is_prepared_until_its_trace_is_there() -> None:
     world = preparing(UNKNOWN)
     world.settle()

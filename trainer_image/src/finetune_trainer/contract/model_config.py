@@ -97,6 +97,9 @@ CLOSED_FORMS = frozenset(
     ]
 )
 """Model types whose memory the operator computes from these members alone. PREPARE traces the others in any case."""
+FORMULA_LAYERS = frozenset({"attention", "full_attention", "sliding_attention", "conv"})
+"""Kinds of layers that the operator's formulas know."""
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 KINDS = ("layer_types", "layers_block_type")
 """Lists with the kind of each layer, which become the number of each kind."""
 COUNTS = ("full_attn_idxs",)
@@ -105,6 +108,21 @@ SPELLINGS: Mapping[str, str] = {"conv_l_cache": "conv_L_cache"}
 """Members with another name in config.json. A document between the two sides has names in lower case."""
 _MAXIMUM_TEXT = 64
 _INTEGERS = range(-(2**63), 2**63)
+
+
+def has_formula(config: Mapping[str, Any]) -> bool:
+    """Return whether the operator computes the memory of a model from its config.json alone.
+
+    A family with a formula may also have models with experts or with other layers, for example Granite 4. Only a trace knows
+    these. A missing member counts as that of a dense model.
+    """
+    if config.get("model_type") not in CLOSED_FORMS:
+        return False
+    counts = (config.get(name) for name in EXPERT_COUNTS)
+    if any(type(count) is int and count > 1 for count in counts):
+        return False
+    lists = (config.get(name) for name in KINDS)
+    return all(set(kinds) <= FORMULA_LAYERS for kinds in lists if isinstance(kinds, list))
 
 
 def select_config_fields(config: Mapping[str, Any]) -> dict[str, Any]:

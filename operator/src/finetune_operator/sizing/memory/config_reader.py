@@ -17,6 +17,10 @@ class ShapeUnknownError(Exception):
     """The model's memory cannot be computed. The message names the requirement and the value found."""
 
 
+class FamilyUnknownError(ShapeUnknownError):
+    """No formula knows the model's family, its experts or a kind of its layers. The trainer does, so PREPARE can trace it."""
+
+
 class ConfigReader:
     """A config, read with its family's defaults and spellings."""
 

@@ -11,7 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_operator.sizing.memory.config_reader import ConfigReader, ShapeUnknownError, unexpected
+from finetune_operator.sizing.memory.config_reader import (
+    ConfigReader,
+    FamilyUnknownError,
+    ShapeUnknownError,
+    unexpected,
+)
 
 if TYPE_CHECKING:
     from finetune_operator.sizing.memory.family import Family
@@ -32,7 +37,7 @@ class LayerKinds:
 
 
 def layer_kinds(reader: ConfigReader, family: Family, layers: int) -> LayerKinds:
-    """Count the layers of each kind. Raises ShapeUnknownError for kinds whose memory is not known."""
+    """Count the layers of each kind. Raises FamilyUnknownError for kinds that no formula knows."""
     window = _window(reader, family)
     listed = _listed(reader, layers) if family.layer_types else None
     if listed is None and family.default_kind is not None:
@@ -100,9 +105,9 @@ def _known_kinds(counts: Counter[str], family: Family, *, window: bool) -> Layer
     known = {*_FULL, _SLIDING, *((_CONVOLUTION,) if family.convolutions else ())}
     other = next((kind for kind in counts if kind not in known), None)
     if other is not None:
-        raise ShapeUnknownError(
-            f"config.json's layer_types must be of known kinds ({', '.join(sorted(known))}), found {counts[other]} "
-            f"layers of {other}; choose a model without them"
+        raise FamilyUnknownError(
+            f"config.json's layer_types must be {', '.join(sorted(known))} for a formula, found {counts[other]} layers of "
+            f"{other}"
         )
     full = sum(counts[kind] for kind in _FULL)
     sliding = counts[_SLIDING]

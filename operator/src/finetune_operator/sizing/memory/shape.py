@@ -9,7 +9,12 @@ from typing import Any
 from finetune_operator.contract.model_types import NATIVE_TYPES
 from finetune_operator.contract.refusals import TEXT_PART, Refusal, refusal
 from finetune_operator.sizing.memory.activation_functions import ACTIVATIONS, FUSED, Activation
-from finetune_operator.sizing.memory.config_reader import ConfigReader, ShapeUnknownError, unexpected
+from finetune_operator.sizing.memory.config_reader import (
+    ConfigReader,
+    FamilyUnknownError,
+    ShapeUnknownError,
+    unexpected,
+)
 from finetune_operator.sizing.memory.families import FAMILIES
 from finetune_operator.sizing.memory.family import Attention, Family, Mlp, Norm, NormPlaces, QkNorm, Rope
 from finetune_operator.sizing.memory.layer_kinds import layer_kinds
@@ -33,10 +38,6 @@ class ModelRefusedError(ShapeUnknownError):
     def __init__(self, refused: Refusal) -> None:
         super().__init__(refused.message)
         self.rule = refused.rule
-
-
-class FamilyUnknownError(ShapeUnknownError):
-    """The trainer knows the family, but there is no closed form for it. PREPARE can trace the model."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Width:
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """Read the shape from a config.json. Of a model that also sees or hears, it is that of the text part.
 
-    Raises ModelRefusedError for a model that the trainer refuses, FamilyUnknownError for an unknown family, and
+    Raises ModelRefusedError for a model that the trainer refuses, FamilyUnknownError for one that no formula knows, and
     ShapeUnknownError for a member that is not a sensible number.
     """
     name = config.get("model_type")
@@ -262,11 +263,13 @@ def _check_architecture(declared: Any, name: str, family: Family) -> None:
 
 
 def _check_experts(reader: ConfigReader) -> None:
-    """Raise ShapeUnknownError if the model has experts, by its config or by its family's default."""
+    """Raise FamilyUnknownError if the model has experts, by its config or by its family's default."""
     for name in _EXPERT_COUNTS:
         experts = reader.value(name)
         if type(experts) is int and experts > 1:
-            raise unexpected(name, "1 or absent, because the formulas know no experts", experts)
+            raise FamilyUnknownError(
+                f"config.json's {name} must be 1 or absent for a formula, found {experts}"
+            )
 
 
 def _plain(name: str) -> str:

@@ -18,22 +18,23 @@ from tests.support.memory_oracle.fake_run import plan_spec
 from tests.support.memory_traces import WITHOUT_FORMULA
 
 RUN = plan_spec(TrainingPlan(64, 1, 2))
+KNOWN = {"model_type": "llama"}
 
 
 def test_a_run_on_a_gpu_is_traced_and_one_on_a_cpu_only_without_a_formula() -> None:
-    assert needs_trace(RUN, "llama")
+    assert needs_trace(RUN, KNOWN)
     on_cpu = RUN.model_copy(update={"device": "cpu"})
-    assert not needs_trace(on_cpu, "llama")
-    assert needs_trace(on_cpu, "vaultgemma")
+    assert not needs_trace(on_cpu, KNOWN)
+    assert needs_trace(on_cpu, WITHOUT_FORMULA)
 
 
 def test_only_a_gpu_run_that_nothing_can_size_ends_without_a_trace() -> None:
     missing = TraceAnswer(problem="ValueError: nobody knows")
     on_cpu = RUN.model_copy(update={"device": "cpu"})
-    require_size(on_cpu, "vaultgemma", missing)
-    require_size(RUN, "llama", missing)
+    require_size(on_cpu, WITHOUT_FORMULA, missing)
+    require_size(RUN, KNOWN, missing)
     with pytest.raises(StageError, match="nobody knows") as caught:
-        require_size(RUN, "vaultgemma", missing)
+        require_size(RUN, WITHOUT_FORMULA, missing)
     assert caught.value.reason is Reason.MODEL_SIZE_UNKNOWN
 
 
@@ -45,7 +46,7 @@ def test_a_killed_trace_says_nothing_about_the_model(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "executable", str(killer))
     found = trace_memory(RUN, WorkspaceLayout(tmp_path), WITHOUT_FORMULA, 64)
     with pytest.raises(StageError, match=r"raise resources\.prepare\.memory") as caught:
-        require_size(RUN, "vaultgemma", found)
+        require_size(RUN, WITHOUT_FORMULA, found)
     assert caught.value.reason is Reason.HOST_OUT_OF_MEMORY
 
 

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from finetune_trainer.contract.memory_trace import TraceAnswer
-from finetune_trainer.contract.model_config import CLOSED_FORMS
+from finetune_trainer.contract.model_config import has_formula
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.workspace.layout import digest_of, read_marker, write_json_atomically, write_marker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from finetune_trainer.contract.run_spec import RunSpec
+    from finetune_trainer.contract.run_spec import RunSpec, Training
     from finetune_trainer.workspace.layout import WorkspaceLayout
 
 SECONDS = 150.0
@@ -40,33 +41,29 @@ _DECISIVE = {
     "effective_batch_size", "micro_batch_size", "gradient_checkpointing", "lora", "router_aux_loss_coefficient",
 }  # fmt: skip
 """What of `training` a trace depends on."""
-_TOOLS = ("bitsandbytes", "peft", "torch", "transformers", "trl")
+TOOLS = ("bitsandbytes", "peft", "torch", "transformers", "trl")
 _LONGEST_PROBLEM = 256
 _KILLED = "its process was killed, as the kernel does if the memory of the container is used up"
 _log = logging.getLogger(__name__)
 
 
-def needs_trace(run: RunSpec, kind: str) -> bool:
-    """Return whether the operator can use a trace of a model of type `kind`.
+def needs_trace(run: RunSpec, config: Mapping[str, Any]) -> bool:
+    """Return whether the operator can use a trace of a model with this config.json.
 
-    A run on a CPU takes no GPU. It is sized all the same, and for that it needs a trace only if there is no closed form.
+    A run on a CPU takes no GPU. It is sized all the same, and for that it needs a trace only if there is no formula.
     """
-    return run.device == "cuda" or is_sized_by_trace(kind)
+    return run.device == "cuda" or not has_formula(config)
 
 
-def is_sized_by_trace(kind: str) -> bool:
-    """Return whether a trace alone can size a model of type `kind`: there is no closed form."""
-    return kind not in CLOSED_FORMS
-
-
-def require_size(run: RunSpec, kind: str, traced: TraceAnswer) -> None:
-    """Raise StageError(ModelSizeUnknown) if no GPU can be chosen for a model of type `kind`.
+def require_size(run: RunSpec, config: Mapping[str, Any], traced: TraceAnswer) -> None:
+    """Raise StageError(ModelSizeUnknown) if no GPU can be chosen for a model with this config.json.
 
     The job would end after PREPARE, so its weights would be fetched in vain. A run on a CPU needs no GPU. A process that
     was killed says nothing about the model: it is HostOutOfMemory, after which the operator gives more memory.
     """
-    if traced.trace is not None or run.device != "cuda" or not is_sized_by_trace(kind):
+    if traced.trace is not None or run.device != "cuda" or has_formula(config):
         return
+    kind = config.get("model_type")
     if traced.problem == _KILLED:
         raise StageError(
             Reason.HOST_OUT_OF_MEMORY,
@@ -76,6 +73,15 @@ def require_size(run: RunSpec, kind: str, traced: TraceAnswer) -> None:
         Reason.MODEL_SIZE_UNKNOWN,
         f"a model of type {kind} has no formula for its memory, so PREPARE must trace it, but it cannot: {traced.problem}; "
         "choose another model, or report its config.json",
+    )
+
+
+def inputs_digest(training: Training, config: Mapping[str, Any], length: int) -> str:
+    """Return a digest of all that a trace depends on. Traces with the same digest are equal."""
+    decisive = training.model_dump(mode="json", include=_DECISIVE, exclude_none=True)
+    versions = {name: importlib.metadata.version(name) for name in TOOLS}
+    return digest_of(
+        {"config": config, "length": length, "training": decisive, "versions": versions, "format": _FORMAT}
     )
 
 
@@ -92,11 +98,7 @@ def trace_memory(
         "config": config,
         "length": length,
     }
-    decisive = run.training.model_dump(mode="json", include=_DECISIVE, exclude_none=True)
-    versions = {name: importlib.metadata.version(name) for name in _TOOLS}
-    inputs = digest_of(
-        {"config": config, "length": length, "training": decisive, "versions": versions, "format": _FORMAT}
-    )
+    inputs = inputs_digest(run.training, config, length)
     shared = None
     if run.model_cache is not None:
         shared = run.model_cache.path / FOLDER / f"{inputs.removeprefix('sha256:')[:32]}.json"
@@ -104,7 +106,7 @@ def trace_memory(
     if known is not None and known.trace is not None:
         return known
     if seconds is None:
-        seconds = ONLY_SECONDS if is_sized_by_trace(str(config.get("model_type"))) else SECONDS
+        seconds = SECONDS if has_formula(config) else ONLY_SECONDS
     found = _answer(json.dumps(request), seconds)
     if found.trace is None:
         _log.warning("the memory of the run cannot be traced: %s", found.problem)

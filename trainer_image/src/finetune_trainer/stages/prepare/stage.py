@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.contract.memory_trace import TraceAnswer
-from finetune_trainer.contract.model_config import NESTED, select_config_fields
+from finetune_trainer.contract.model_config import NESTED, has_formula, select_config_fields
 from finetune_trainer.contract.object_store import ObjectStoreSource
 from finetune_trainer.contract.result import CompletedResult, DatasetResult, PrepareResult, StageResult
 from finetune_trainer.contract.run_spec import DirectorySource, RunSpec, Training
@@ -41,7 +41,6 @@ from finetune_trainer.stages.prepare.dataset import (
 from finetune_trainer.stages.prepare.destination import check_destination, check_space
 from finetune_trainer.stages.prepare.length import require_length
 from finetune_trainer.stages.prepare.memory_trace import (
-    is_sized_by_trace,
     needs_trace,
     require_size,
     trace_memory,
@@ -170,14 +169,13 @@ def _traced(
     A model without a formula is first sized here. No weight is fetched before the operator can hold a job that fits nowhere.
     Raises StageError(ModelSizeUnknown) as `require_size` does.
     """
-    kind = config["model_type"]
-    if not needs_trace(run, kind):
+    if not needs_trace(run, config):
         return TraceAnswer()
     progress.update("TracingMemory", 0, None)
     answer = trace_memory(run, layout, config, longest)
     progress.report_trace(answer.trace)
-    require_size(run, kind, answer)
-    if is_sized_by_trace(kind) and progress.port is not None and not run.telemetry.is_local:
+    require_size(run, config, answer)
+    if not has_formula(config) and progress.port is not None and not run.telemetry.is_local:
         await_decision(time.monotonic())
     return answer
 
