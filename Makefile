@@ -112,6 +112,7 @@ checks: python-env
 	$(PYTHON_ENV) scripts/gitops/generate.py --check
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
+	$(PYTHON_ENV) scripts/docs/model_sizes.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py
 
 types: python-env
@@ -174,6 +175,9 @@ benchmark-prepare: python-env assets ## Rows/s and MB/s of PREPARE, of TRL, of b
 benchmark-memory: python-env ## Estimated GPU memory, and that of a fake-tensor run of the trainer's own code
 	$(PYTHON_ENV) -m benchmarks.memory $(ARGS)
 
+benchmark-models: python-env ## Sizes of published models, the accuracy of their traces, and what the traces cost
+	$(PYTHON_ENV) -m benchmarks.models $(ARGS)
+
 benchmark-checkpoints: python-env ## Time for which TRAIN waits for a checkpoint, and time of a stop, beside a plain copy
 	$(PYTHON_ENV) -m benchmarks.checkpoints $(ARGS)
 
@@ -204,3 +208,4 @@ docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/dashboards.py
 	$(PYTHON_ENV) scripts/docs/merge_survival.py
 	$(PYTHON_ENV) scripts/docs/training_sweep.py
+	$(PYTHON_ENV) scripts/docs/model_sizes.py

@@ -3,7 +3,7 @@
 A model that also sees or hears is a type of its own, whose text part is trained.
 
 The stages are the trainer's own functions: inspect and quantize, adapt and train four steps, merge, and then a plain
-`from_pretrained` of the merged folder (`finetune_trainer.proof.small_run`).
+`from_pretrained` of the merged folder (`finetune_trainer.proof.small_run`). How the memory of a type is known, is found apart.
 """
 
 from __future__ import annotations
@@ -20,18 +20,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.contract.memory_trace import TraceRequest
+from finetune_trainer.contract.model_config import has_formula
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.describe import inspect_base_model
 from finetune_trainer.model.packed_weight import packed_weights
 from finetune_trainer.model.packing_canary import packing_obstacle
+from finetune_trainer.model.small_config import small_document
+from finetune_trainer.model.text_part import find_text_part
 from finetune_trainer.proof.canaries import LORA, checkpointing_problem, describe_error
 from finetune_trainer.proof.small_run import LENGTHS, SmallRun
+from finetune_trainer.trace.command import traced
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
+from tests.support.memory_oracle.fake_run import plan_spec
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
@@ -51,6 +58,7 @@ class Journey:
     reason: str = ""
     message: str = ""
     packing: str = ""
+    size: str = ""
     experts: int = 0
     difference: float = 0.0
     effect: float = 0.0
@@ -168,12 +176,30 @@ BEGIN, END = "<!-- models -->", "<!-- end of models -->"
 PAGE = ROOT / "docs" / "models.md"
 
 
+def sized_by(kind: str) -> str:
+    """Return how the memory of a type is known: `formula`, `trace`, both, or `no` and the reason."""
+    small = small_document(config_of(kind).to_dict())
+    document = {name: value for name, value in small.items() if value is not None} | {"model_type": kind}
+    training = plan_spec(TrainingPlan(64, 1, gradient_accumulation=1)).training
+    request = TraceRequest(training=training, config=document, length=64)
+    problem = traced(request).problem
+    found = (["formula"] if has_formula(_trained(document)) else []) + (["trace"] if problem is None else [])
+    return ", ".join(found) or f"no: {str(problem).replace('|', '/')[:80]}"
+
+
+def _trained(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the text part, or the config itself."""
+    part = find_text_part(AutoConfig.for_model(**document))
+    return document if part is None else part.config.to_dict()
+
+
 def table_row(journey: Journey) -> str:
     """Return a type's line of the table in docs/models.md."""
     cells = ["yes" if stage in journey.passed else "no" for stage in STAGES]
     # What comes after the first stage that fails was not tried.
     for place in range(cells.index("no") + 1 if "no" in cells else len(cells), len(cells)):
         cells[place] = ""
+    cells.insert(1, journey.size)
     notes = []
     if journey.experts:
         notes.append("experts in 4 bits")
@@ -188,8 +214,8 @@ def table(rows: Mapping[str, str]) -> str:
     """Return the table of lines by type, and a line with its count."""
     complete = sum(row.count("| yes ") == len(STAGES) for row in rows.values())
     head = [
-        "| type | architecture | prepare | train | merge | load | notes |",
-        "|---|---|---|---|---|---|---|",
+        "| type | architecture | prepare | size | train | merge | load | notes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     count = f"{complete} of {len(rows)} types pass every stage."
     return "\n".join([BEGIN, count, "", *head, *(rows[kind] for kind in sorted(rows)), END])
@@ -201,9 +227,47 @@ def written_rows() -> dict[str, str]:
     return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
 
 
+def written_size(row: str) -> str:
+    """Return the cell of a line that says how the memory is known."""
+    cells = _cells(row)
+    return cells[_SIZE].strip() if len(cells) == _COLUMNS else ""
+
+
+def write_sizes(kinds: Iterable[str]) -> None:
+    """Find how the memory of these types is known, and write it into the table of docs/models.md.
+
+    A type that PREPARE refuses has no size.
+    """
+    rows = written_rows()
+    for kind in kinds:
+        cells = _cells(rows[kind])
+        if len(cells) < _COLUMNS:
+            cells.insert(_SIZE, "")
+        size = sized_by(kind) if cells[_SIZE - 1].strip() == "yes" else ""
+        cells[_SIZE] = f" {size} "
+        rows[kind] = "|".join(cells)
+        _write_rows(rows)
+
+
+_COLUMNS = 10
+"""Parts of a line between its bars, those before the first and after the last one included."""
+_SIZE = 4
+
+
+def _cells(row: str) -> list[str]:
+    return re.split(r"(?<!\\)\|", row)
+
+
 def write_page(journeys: Iterable[Journey]) -> None:
-    """Replace the lines of these types in the table of docs/models.md; lines of other types stay."""
-    rows = written_rows() | {journey.kind: table_row(journey) for journey in journeys}
+    """Replace the lines of these types in the table of docs/models.md; lines of other types and sizes stay."""
+    rows = written_rows()
+    for journey in journeys:
+        journey.size = written_size(rows.get(journey.kind, ""))
+        rows[journey.kind] = table_row(journey)
+    _write_rows(rows)
+
+
+def _write_rows(rows: Mapping[str, str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     PAGE.write_text(before + table(rows) + rest.partition(END)[2], encoding="utf-8")
@@ -225,7 +289,11 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="write the table of docs/models.md from --output"
     )
+    parser.add_argument("--sizes", action="store_true", help="write how the memory of the types is known")
     options = parser.parse_args()
+    if options.sizes:
+        write_sizes(options.kinds or [kind for kind, row in written_rows().items() if not written_size(row)])
+        return
     known = _results(options.output)
     if options.write:
         write_page(known.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,15 @@ TOO_MUCH, TOO_LITTLE = 1.03, 0.98
 
 @dataclass(frozen=True)
 class Compared:
-    """The peak of each phase in bytes by trace and by a run of all layers, and the processor time of the trace."""
+    """The peak of each phase in bytes by trace and by a run of all layers, and what the trace cost.
+
+    `seconds` is processor time. `host_bytes` is the largest memory of the process when the trace ended.
+    """
 
     traced: dict[str, int]
     run: dict[str, int]
     seconds: float
+    host_bytes: int
 
     @property
     def share(self) -> float:
@@ -41,7 +46,8 @@ def compare(model: Published) -> Compared:
     start = time.process_time()
     traced = trace_phases(model.document, model.plan, whole=model.whole)
     seconds = time.process_time() - start
-    return Compared(traced, run_fake(model.document, model.plan).phases, seconds)
+    host_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Compared(traced, run_fake(model.document, model.plan).phases, seconds, host_bytes)
 
 
 def trace_phases(document: dict[str, Any], plan: TrainingPlan, *, whole: bool = False) -> dict[str, int]:

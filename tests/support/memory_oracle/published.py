@@ -145,6 +145,7 @@ HYBRID: tuple[Published, ...] = (
             44,
             12,
             2,
+            head_dim=128,
             mamba_d_ssm=3072,
             mamba_n_heads=24,
             mamba_d_head=128,

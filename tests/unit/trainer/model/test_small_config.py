@@ -51,7 +51,7 @@ def test_the_model_of_a_small_config_has_few_parameters_and_runs(kind: str) -> N
     assert bool(torch.isfinite(logits).all())
 
 
-@pytest.mark.parametrize("kind", ["zamba", "zamba2", "blt", "dory"])
+@pytest.mark.parametrize("kind", ["zamba", "zamba2", "blt", "dory", "mistral4"])
 def test_sizes_that_are_a_share_of_others_still_fit_each_other(kind: str) -> None:
     model: Any = AutoModelForCausalLM.from_config(small(kind))
     with torch.no_grad():

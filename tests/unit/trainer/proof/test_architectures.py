@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tests.support.model_sweep import STAGES, model_types, table_row, travel, written_rows
+from tests.support.model_sweep import STAGES, model_types, table_row, travel, written_rows, written_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +24,9 @@ TYPED = frozenset({"UnsupportedModel", "InvalidModel", "ModelUnprovable", "NotBu
 def check(kind: str, folder: Path) -> None:
     journey = travel(kind, folder)
     assert journey.complete or journey.reason in TYPED, journey
-    assert table_row(journey) == written_rows()[kind], (
-        f"{journey}: write the page with tests.support.model_sweep"
-    )
+    row = written_rows()[kind]
+    journey.size = written_size(row)
+    assert table_row(journey) == row, f"{journey}: write the page with tests.support.model_sweep"
 
 
 @pytest.mark.slow
@@ -44,6 +44,14 @@ def test_an_architecture_is_trained_and_merged_or_refused_with_a_reason(kind: st
 def test_common_architectures_pass_every_stage() -> None:
     rows = written_rows()
     assert [kind for kind in OFTEN if rows[kind].count("| yes ") < len(STAGES)] == []
+
+
+def test_the_page_says_how_the_memory_of_each_prepared_type_is_known() -> None:
+    for kind, row in written_rows().items():
+        prepared = row.split("|")[3].strip() == "yes"
+        size = written_size(row)
+        known = size in {"formula", "trace", "formula, trace"} or size.startswith("no: ")
+        assert known if prepared else not size, kind
 
 
 def test_the_page_has_every_type_and_a_reason_for_each_that_is_refused() -> None:

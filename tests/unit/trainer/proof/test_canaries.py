@@ -11,11 +11,12 @@ import pytest
 import torch
 from finetune_trainer.model import packed_attention, packing_canary
 from finetune_trainer.model.packed_weight import PackedWeight
-from finetune_trainer.proof import small_run
+from finetune_trainer.proof import canaries, small_run
 from finetune_trainer.proof.canaries import LORA, checkpointing_problem, findings, try_model
 from finetune_trainer.proof.small_run import SmallRun
 from finetune_trainer.stages.merge.update import AdapterUpdates
 from finetune_trainer.stages.merge.weights import merge_weights
+from finetune_trainer.stages.prepare.model_proof import Findings
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -43,6 +44,19 @@ def run_of(tmp_path: Path) -> Any:
 def test_a_healthy_architecture_passes_every_canary(kind: str) -> None:
     found = try_model(AutoConfig.for_model(kind))
     assert (found.packing, found.merge, found.checkpointing) == (None, None, None)
+
+
+def test_a_trial_has_the_vocabulary_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def record(run: SmallRun) -> Findings:
+        seen.append(run.adapted.get_output_embeddings().weight.shape[0])
+        assert int(run.probe().max()) < seen[0]
+        return Findings()
+
+    monkeypatch.setattr(canaries, "findings", record)
+    assert try_model(AutoConfig.for_model("llama", vocab_size=4099)) == Findings()
+    assert seen == [4099]
 
 
 def test_packing_without_boundaries_is_found(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

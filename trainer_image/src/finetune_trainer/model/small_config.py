@@ -105,10 +105,10 @@ _KINDS = re.compile(
 )
 
 
-def small_document(document: dict[str, Any], vocabulary: int = VOCABULARY) -> dict[str, Any]:
+def small_document(document: dict[str, Any], vocabulary: int | None = VOCABULARY) -> dict[str, Any]:
     """Return the members of a smaller config of the same architecture; `document` is a config's `to_dict`.
 
-    `vocabulary` is the number of ids.
+    `vocabulary` is the number of ids. None keeps that of the model.
     """
     return _Shrinking(document, vocabulary).document()
 
@@ -116,7 +116,7 @@ def small_document(document: dict[str, Any], vocabulary: int = VOCABULARY) -> di
 class _Shrinking:
     """The choices for one config: which layers stay, and how large each member becomes."""
 
-    def __init__(self, document: dict[str, Any], vocabulary: int) -> None:
+    def __init__(self, document: dict[str, Any], vocabulary: int | None) -> None:
         self._document, self._vocabulary = document, vocabulary
         lists = [
             value
@@ -144,7 +144,7 @@ class _Shrinking:
             return _REQUIRED[name]
         if isinstance(value, dict):
             if name in _ROTARY:
-                return _rotary(value, self._rotated())
+                return self._with_latent_part(_rotary(value, self._rotated()))
             if name == _LAYERS_OF_THEIR_OWN:
                 return self._own_layers(value)
             return small_document(value, self._vocabulary) if "model_type" in value else value
@@ -181,7 +181,7 @@ class _Shrinking:
         if type(value) is not int or value in {0, -1}:
             return value
         if _TOKENS.fullmatch(name):
-            return min(value, self._vocabulary - 1)
+            return value if self._vocabulary is None else min(value, self._vocabulary - 1)
         counted = self._count(name) or self._related(name, value)
         if counted is not None:
             return counted
@@ -193,11 +193,18 @@ class _Shrinking:
             # Heads of a state space share its own width, which is larger than that of the model.
             size = 2 * WIDTH // HEAD
         if size is None or size == VOCABULARY:
-            return value if size is None else self._vocabulary
+            return value if size is None or self._vocabulary is None else self._vocabulary
         if _SHARED_HEADS.fullmatch(name):
             return self._shared_heads(name, value)
         # Widths fit each other only with these sizes; counts may be smaller.
         return size if size >= _WINDOW else min(value, size)
+
+    def _with_latent_part(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Set the rotated share of a head to that of the small model, if a head of latent attention counts both parts."""
+        head = _latent_head(self._document)
+        if head is None or "partial_rotary_factor" not in document or self._document.get("head_dim") != head:
+            return document
+        return {**document, "partial_rotary_factor": _ROTATED / (HEAD + _ROTATED)}
 
     def _rotated(self) -> int:
         """Return how much of a head is rotated."""

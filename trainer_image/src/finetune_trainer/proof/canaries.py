@@ -34,7 +34,7 @@ def try_model(config: Any) -> Findings:
     this trainer does not train the architecture.
     """
     with tempfile.TemporaryDirectory() as folder:
-        run = SmallRun(Path(folder), LORA)
+        run = SmallRun(Path(folder), LORA, vocabulary=None)
         run.build(config)
         run.prepare()
         try:

@@ -67,8 +67,10 @@ _TOLD_APART = 5.0
 class SmallRun:
     """One small job in a folder. Its steps are called in order: `prepare`, `adapt`, `train`, `save`, `merge`, `compare`."""
 
-    def __init__(self, folder: Path, lora: Lora) -> None:
+    def __init__(self, folder: Path, lora: Lora, vocabulary: int | None = VOCABULARY) -> None:
+        """`vocabulary` is the number of ids. None keeps that of the model."""
         self._folder = folder
+        self._ids = vocabulary
         self._lora = lora
         self.workspace = WorkspaceLayout(folder / "workspace")
         self.adapted: Any = None
@@ -79,7 +81,7 @@ class SmallRun:
 
         Its weights are so large that every part affects the logits. Raises any error of a model that cannot run.
         """
-        model = small_model(config)
+        model = small_model(config, self._ids)
         with torch.no_grad():
             ids = torch.arange(3, 3 + max(LENGTHS))[None] % model.get_input_embeddings().weight.shape[0]
             runnable_on_text(model)(input_ids=ids, use_cache=False)
@@ -116,7 +118,8 @@ class SmallRun:
     @property
     def vocabulary(self) -> int:
         """Ids of the small model."""
-        return min(VOCABULARY, int(self.adapted.get_input_embeddings().weight.shape[0]))
+        rows = int(self.adapted.get_input_embeddings().weight.shape[0])
+        return rows if self._ids is None else min(self._ids, rows)
 
     def gradients(self, step: Step) -> dict[str, torch.Tensor]:
         """Return the gradient of the adapter's weights in a step, by name."""
@@ -191,9 +194,9 @@ class SmallRun:
         return torch.randint(3, self.vocabulary, (1, 24), generator=torch.Generator().manual_seed(4))
 
 
-def small_model(config: Any) -> Any:
-    """Return a small random model of the architecture of `config`, in float32."""
-    document = small_document(config.to_dict())
+def small_model(config: Any, vocabulary: int | None = VOCABULARY) -> Any:
+    """Return a small random model of the architecture of `config`, in float32. `vocabulary` is that of `small_document`."""
+    document = small_document(config.to_dict(), vocabulary)
     document.pop("model_type", None)
     for name in ("quantization_config", "architectures", "auto_map"):
         document.pop(name, None)

@@ -1,7 +1,7 @@
 """By how many bytes TRAIN's packed parameters differ from those of a run on fake tensors.
 
-A run on fake tensors multiplies with matrices in 16 bits. TRAIN keeps them in NF4, unpacks at most two at one time, and may
-adapt each (ADR 0067).
+A run on fake tensors multiplies with matrices in 16 bits. TRAIN keeps them in NF4, unpacks one after another, and may adapt
+each (ADR 0067).
 """
 
 from __future__ import annotations
@@ -42,28 +42,24 @@ _CHOSEN = (
 class PackedSizes:
     """Sizes of a model's packed parameters; all are 0 without any.
 
-    `weights` counts their values, `bytes` what they take in NF4 and `plain_bytes` in 16 bits, and `largest` are the values of
-    the two largest matrices. `adapted` counts matrices with an adapter, and `trained` the adapter's values. `saved_deep` and
-    `saved_layer` are the bytes per token that products with an adapter keep for the backward pass: of all layers, and at
-    most of one. `cast_deep` and `cast_layer` are the same for the adapter's weights in 16 bits.
+    `weights` counts their values, `bytes` what they take in NF4 and `plain_bytes` in 16 bits. `unpacked` is what the product
+    with one matrix needs at most, because products come one after another. `adapted` counts matrices with an adapter, and
+    `trained` the adapter's values. `saved_deep` and `saved_layer` are the bytes per token that products with an adapter keep
+    for the backward pass: of all layers, and at most of one. `cast_deep` and `cast_layer` are the same for the adapter's
+    weights in 16 bits.
     """
 
     modules: int = 0
     weights: int = 0
     bytes: int = 0
     plain_bytes: int = 0
-    largest: tuple[int, ...] = ()
+    unpacked: int = 0
     adapted: int = 0
     trained: int = 0
     saved_deep: int = 0
     saved_layer: int = 0
     cast_deep: int = 0
     cast_layer: int = 0
-
-    @property
-    def unpacked(self) -> int:
-        """Bytes of two matrices in 16 bits."""
-        return _WIDTH * (self.largest[0] + self.largest[-1]) if self.largest else 0
 
     @property
     def trained_bytes(self) -> int:
@@ -85,7 +81,6 @@ def packed_sizes(
     adapted = [
         (parameter, part) for parameter, part in parts if part.module in chosen and not parameter.is_conv1d
     ]
-    matrices = sorted((parameter.rows * parameter.columns for parameter in parameters), reverse=True)
     kept: dict[str, int] = {}
     cast: dict[str, int] = {}
     for parameter in {parameter.name: parameter for parameter, _ in adapted}.values():
@@ -101,7 +96,7 @@ def packed_sizes(
         weights=sum(parameter.elements for parameter in parameters),
         bytes=sum(_nf4_bytes(_elements(parameter, part)) for parameter, part in parts),
         plain_bytes=sum(rounded(_WIDTH * parameter.elements) for parameter in parameters),
-        largest=tuple(matrices[:2]),
+        unpacked=max(_unpacked_bytes(parameter, lora) for parameter in parameters),
         adapted=len(adapted),
         trained=sum(_factors(parameter, part, lora) for parameter, part in adapted),
         saved_deep=sum(kept.values()),
@@ -119,7 +114,7 @@ def combined(groups: Iterable[PackedSizes]) -> PackedSizes:
         weights=sum(one.weights for one in known),
         bytes=sum(one.bytes for one in known),
         plain_bytes=sum(one.plain_bytes for one in known),
-        largest=tuple(sorted((size for one in known for size in one.largest), reverse=True)[:2]),
+        unpacked=max((one.unpacked for one in known), default=0),
         adapted=sum(one.adapted for one in known),
         trained=sum(one.trained for one in known),
         saved_deep=sum(one.saved_deep for one in known),
@@ -139,6 +134,20 @@ def _nf4_bytes(elements: int) -> int:
     blocks = -(-elements // _BLOCK)
     sizes = (-(-elements // 2), blocks, 4 * -(-blocks // _CONSTANTS_BLOCK), *_CODES)
     return sum(rounded(size) for size in sizes)
+
+
+def _unpacked_bytes(parameter: PackedParameter, lora: Lora) -> int:
+    """Return the bytes that `packed_weight.PackedWeight` takes for a moment to multiply with one matrix.
+
+    Its scales become float32, and several parts are joined into a second matrix. DoRA's norms need the weights of a part in
+    float32, and once more in the order of a linear layer.
+    """
+    elements = parameter.rows * parameter.columns
+    parts = len({part.first for part in parameter.parts})
+    product = _WIDTH * elements * (2 if parts > 1 else 1) + _MASTER * -(-elements // _BLOCK)
+    if lora.variant != "DoRA":
+        return product
+    return max(product, _MASTER * elements // parts * (2 if parameter.transposed else 1))
 
 
 def _factors(parameter: PackedParameter, part: PackedPart, lora: Lora) -> int:

@@ -96,10 +96,10 @@ class Tracer:
         gradients = self._total(model.gradients) + packed.trained_bytes
         batch, segments = model.step(way.rows, way.length, accumulates=way.accumulates)
         step = compose(self._with_experts(segments, way), self._layers)
-        held = weights + batch + (gradients if way.accumulates else 0) + packed.unpacked
         tokens = way.rows * way.length
         # What belongs to a layer is in its segments.
         outside = self._experts.get(None, PackedSizes())
+        held = weights + batch + (gradients if way.accumulates else 0) + outside.unpacked
         kept = tokens * outside.saved_deep + outside.cast_deep
         late = 0 if way.accumulates else outside.trained_bytes
         return Peaks(
@@ -107,11 +107,15 @@ class Tracer:
             loss=held + step.forward + (0 if way.checkpointing else kept),
             recompute=held + step.backward + kept + late,
             optimizer=weights + batch + gradients + self._with_packed(self._optimizer(optimizer).transient),
-            evaluation=weights + batch + packed.unpacked + self._evaluation(way),
+            evaluation=weights + batch + outside.unpacked + self._evaluation(way),
         )
 
     def _with_experts(self, traced: PassSegments, way: Way) -> PassSegments:
-        """Add what products with an adapter keep in each traced layer, and the gradients that the layer leaves."""
+        """Add what products with an adapter keep in each traced layer, and the gradients that the layer leaves.
+
+        A layer unpacks matrices only while it runs. The output matrix, where many models peak, is not packed.
+        """
+        traced = self._with_unpacked(traced)
         tokens, forward, backward = way.rows * way.length, [], []
         for place, (ahead, back) in enumerate(zip(traced.forward, traced.backward, strict=True)):
             sizes = self._experts.get(place, PackedSizes())
@@ -125,6 +129,17 @@ class Tracer:
                 forward.append(Segment(ahead.peak + kept, ahead.left + kept))
                 backward.append(Segment(back.peak + new, back.left - kept + new))
         return replace(traced, forward=tuple(forward), backward=tuple(backward))
+
+    def _with_unpacked(self, traced: PassSegments) -> PassSegments:
+        """Add the unpacked matrices of each traced layer to its peaks."""
+        forward, backward = (
+            tuple(
+                Segment(one.peak + self._experts.get(place, PackedSizes()).unpacked, one.left)
+                for place, one in enumerate(segments)
+            )
+            for segments in (traced.forward, traced.backward)
+        )
+        return replace(traced, forward=forward, backward=backward)
 
     def _packed_sizes(self, structure: Any, lora: Lora) -> dict[int | None, PackedSizes]:
         """Return the sizes of packed parameters by the place of the traced layer; those outside of layers have None."""
@@ -148,7 +163,7 @@ class Tracer:
         if key not in self._evaluations:
             # It keeps nothing for a backward pass, so checkpointing changes nothing.
             model = self._model(way.weights, checkpointing=way.checkpointing)
-            segments = model.evaluation(way.rows, way.length)
+            segments = self._with_unpacked(model.evaluation(way.rows, way.length))
             self._evaluations[key] = compose(segments, self._layers).forward
         return self._evaluations[key]
 
