@@ -220,12 +220,19 @@ class Reconciliation:
 
     @property
     def movement(self) -> Movement | None:
-        """What the polls of the current attempt's running trainer have shown; None if it has not answered."""
+        """What the polls of the current attempt's running trainer have shown; None if it has not answered.
+
+        The first of several pods waits for the others, so it must move only after all of them have started.
+        """
         child, found = self.current_child, self.observation.movement
         if child is None or found is None or child.deleting:
             return None
-        running = {pod.uid for pod in self.pods_of(child) if pod.live and pod.running and not pod.deleting}
-        return found if found.pod_uid in running else None
+        running = [pod for pod in self.pods_of(child) if pod.live and pod.running and not pod.deleting]
+        if len(running) < child.pods or all(pod.uid != found.pod_uid for pod in running):
+            return None
+        if child.pods == 1:
+            return found
+        return replace(found, since=max(found.since, *(pod.started or pod.created for pod in running)))
 
     def _standstill(self, spec: FineTuneJobSpec) -> AttemptOutcome | None:
         """The outcome of an attempt whose trainer has not moved for too long."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.actions import CreateClaim
+from finetune_operator.observed.movement import answered
 from finetune_operator.observed.observation import Pod
 from finetune_operator.placement.storage import JobVolumes, MountedClaim
 
@@ -17,6 +18,7 @@ from tests.support.operator import (
     make_inventory,
     make_job,
     make_node,
+    make_progress,
     make_result,
     make_spec,
 )
@@ -30,7 +32,7 @@ SHARED = JobVolumes(workspace=MountedClaim("demo-workspace", "claim", ("ReadWrit
 def training(resources: dict[str, Any] = TWO, **more: Any) -> World:
     """A world with two GPU nodes whose PREPARE has just succeeded, so that the Job of TRAIN exists."""
     inventory = make_inventory(make_node("gpu1"), make_node("gpu2"))
-    world = World(job=make_job(make_spec(resources=resources)), inventory=inventory, **more)
+    world = World(**{"job": make_job(make_spec(resources=resources)), "inventory": inventory, **more})
     world.volumes = SHARED
     world.settle()
     world.succeed(Stage.PREPARE)
@@ -223,6 +225,30 @@ def test_pods_that_all_wait_hold_nothing() -> None:
     world.settle()
     assert TRAIN in world.children
     assert world.condition("Reconciling") == ("True", "WaitingForGpu")
+
+
+def test_a_pod_that_waits_for_another_does_not_stand_still() -> None:
+    """The other one pulls its image, and the first one has nothing to do until then."""
+    spec = make_spec(resources=TWO, lifecycle={"noProgressSeconds": 60})
+    world = training(job=make_job(spec))
+
+    def poll() -> None:
+        world.movement = answered(world.movement, first.uid, make_progress(Stage.TRAIN), world.now)
+        world.settle()
+
+    first = world.run_pod(TRAIN, index=0, node="gpu1", scheduled=world.now)
+    second = world.run_pod(TRAIN, index=1, node="gpu2", scheduled=world.now, phase="Pending", running=False)
+    poll()
+    world.wait(200)
+    poll()
+    assert TRAIN in world.children
+    world.pods[second.uid] = replace(second, phase="Running", running=True, started=world.now)
+    world.wait(59)
+    poll()
+    assert TRAIN in world.children
+    world.wait(1)
+    poll()
+    assert attempt(world) == ("Failed", "NoProgress")
 
 
 def test_pods_that_run_are_left_alone() -> None:
