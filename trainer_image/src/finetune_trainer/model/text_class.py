@@ -31,7 +31,7 @@ def provide_text_class(config: Any) -> bool:
         return False
     made = _listed_elsewhere(kind)
     if made is None:
-        layers = _layers(kind)
+        layers = _layers(config)
         if layers is None:
             return False
         made = _class_of(layers, kind)
@@ -46,8 +46,9 @@ def _listed_elsewhere(kind: Any) -> Any:
     return found if str(getattr(found, "__name__", "")).endswith("ForCausalLM") else None
 
 
-def _layers(kind: Any) -> Any:
-    """Return the class of the layers; None unless there is one."""
+def _layers(config: Any) -> Any:
+    """Return the class of the layers; None unless there is one that embeds tokens itself."""
+    kind = type(config)
     listed: Any = MODEL_MAPPING.get(kind, None)  # one class, or several for some families
     if listed is not None:
         return None if isinstance(listed, tuple) else listed
@@ -57,7 +58,11 @@ def _layers(kind: Any) -> Any:
         return None
     module = importlib.import_module(name)
     found = [value for value in vars(module).values() if _reads_text(value, kind, name)]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    with torch.device("meta"):
+        embedding = getattr(found[0](config), "embed_tokens", None)
+    return found[0] if isinstance(embedding, torch.nn.Embedding) else None
 
 
 def _reads_text(value: Any, kind: Any, module: str) -> bool:
@@ -72,8 +77,10 @@ def _reads_text(value: Any, kind: Any, module: str) -> bool:
 
 
 def _is_text_alone(config: Any) -> bool:
+    """Return whether a config is of one decoder, none of whose layers attends to another sense."""
     has_sizes = all(type(getattr(config, name, None)) is int for name in ("vocab_size", "hidden_size"))
-    return has_sizes and not config.is_encoder_decoder and not config.sub_configs
+    attends = bool(getattr(config, "cross_attention_layers", None))
+    return has_sizes and not attends and not config.is_encoder_decoder and not config.sub_configs
 
 
 def _class_of(layers: Any, kind: Any) -> Any:
