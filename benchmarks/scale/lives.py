@@ -57,6 +57,7 @@ class Ended:
         self._period = period
         self.phases: dict[str, int] = {}
         self.resident: list[int] = []
+        self.anonymous: list[int] = []
         self.scrapes: list[float] = []
 
     @property
@@ -72,6 +73,7 @@ class Ended:
                 self.phases = await asyncio.to_thread(self._operator.phases)
                 self.scrapes.append(time.monotonic() - began)
             self.resident.append(self._operator.program.resident_bytes)
+            self.anonymous.append(self._operator.program.anonymous_bytes)
             await asyncio.sleep(self._period)
 
 

@@ -53,6 +53,11 @@ class Program:
         return self._memory("VmRSS")
 
     @property
+    def anonymous_bytes(self) -> int:
+        """Its memory now without the pages of files, which the kernel drops and reads again."""
+        return self._memory("RssAnon")
+
+    @property
     def peak_bytes(self) -> int:
         """The most memory that it has had."""
         return self._memory("VmHWM")

@@ -1,6 +1,9 @@
 """The operator under churn for a bounded time, and the growth of its memory.
 
 Jobs are created at a constant rate, live through three stages, and are deleted some time after their end.
+
+The operator remembers a bounded number of things for a while, such as specs that it has parsed. Until each of these
+caches is full, its memory grows, and that says nothing about the next hour. So growth is measured from there on.
 """
 
 from __future__ import annotations
@@ -10,6 +13,9 @@ import math
 import time
 from pathlib import Path
 from typing import Any
+
+from finetune_operator.api import stored
+from finetune_operator.cluster import tombstones
 
 from benchmarks.scale.control_plane import running
 from benchmarks.scale.lives import SAMPLE_SECONDS, Ended
@@ -21,12 +27,19 @@ QUANTILE = 2.306
 """The 97.5 % quantile of Student's distribution with BATCHES - 2 degrees of freedom."""
 KEPT = 200
 """Jobs that stay; older ones are deleted."""
+OBJECTS = 8
+"""Objects of one life: the FineTuneJob, its claim, and a Job and a pod of each stage."""
+WARM_UP = KEPT + max(stored.REMEMBERED, tombstones.REMEMBERED // OBJECTS)
+"""Jobs after which every cache is full: each job has a spec of its own, and its objects have been deleted."""
 
 
 async def soak(
     folder: Path, minutes: float, jobs_a_second: float, namespaces: int, limits: Limits, *, gpus: int
 ) -> dict[str, Any]:
-    """Keep up the churn for `minutes`; returns the slope of the operator's memory after the first third."""
+    """Keep up the churn for `minutes`; returns the slope of the operator's memory once all caches are full.
+
+    A run of fewer jobs tells the slope after its first third, and says that caches were still filling.
+    """
     with running(folder) as plane:
         plane.run_pods(gpus=gpus, seconds=1.0, train_seconds=5.0)
         with operating(plane, limits) as operator:
@@ -36,30 +49,44 @@ async def soak(
                 ended = Ended(operator, min(SAMPLE_SECONDS, minutes))
                 before = operator.program.cpu_seconds
                 began = time.monotonic()
-                number = 0
+                number = warm = 0
                 async with beside(ended.sample()):
                     while (now := time.monotonic() - began) < minutes * 60:
                         await load.create_job(number, namespaces)
                         if number >= KEPT:
                             await load.delete_job(number - KEPT, namespaces)
                         number += 1
+                        if number == WARM_UP:
+                            warm = len(ended.resident)
                         plane.check()
                         operator.program.check()
                         await asyncio.sleep(max(number / jobs_a_second - now, 0.0))
-                sizes = [size / 2**20 for size in ended.resident]
-                settled = sizes[len(sizes) // 3 :]
-                an_hour = 3600 * len(sizes) / (minutes * 60)
+                an_hour = 60 * len(ended.resident) / minutes
                 return {
                     "measurement": "soak",
                     "minutes": minutes,
                     "jobs": number,
                     "operatorCpuSeconds": round(operator.program.cpu_seconds - before, 1),
-                    "firstMegabytes": round(settled[0], 1),
-                    "lastMegabytes": round(settled[-1], 1),
-                    "samples": len(settled),
-                    "megabytesAnHour": round(slope(settled) * an_hour, 2),
-                    "megabytesAnHour95": [round(bound * an_hour, 2) for bound in slope_interval(settled)],
+                    **growth(ended.resident, warm, an_hour),
+                    "anonymous": growth(ended.anonymous, warm, an_hour),
                 }
+
+
+def growth(sizes: list[int], warm: int, an_hour: float) -> dict[str, Any]:
+    """What the samples of the memory in bytes show, `an_hour` of which are taken in an hour.
+
+    All caches are full from sample `warm` on; 0 if they never are.
+    """
+    full = 0 < warm <= len(sizes) - BATCHES
+    settled = [size / 2**20 for size in sizes[warm if full else len(sizes) // 3 :]]
+    return {
+        "cachesFull": full,
+        "firstMegabytes": round(settled[0], 1),
+        "lastMegabytes": round(settled[-1], 1),
+        "samples": len(settled),
+        "megabytesAnHour": round(slope(settled) * an_hour, 2),
+        "megabytesAnHour95": [round(bound * an_hour, 2) for bound in slope_interval(settled)],
+    }
 
 
 def slope_interval(values: list[float]) -> tuple[float, float]:

@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks.scale.load import METADATA, FirstJobs, Load, accepted
 from benchmarks.scale.loop_gaps import LATE_SECONDS, Gap, Heartbeat, read_gaps
-from benchmarks.scale.soak import BATCHES, slope, slope_interval
+from benchmarks.scale.soak import BATCHES, growth, slope, slope_interval
+
+MEGABYTE = 2**20
 
 
 def walk(rise: float, count: int, draw: random.Random) -> list[float]:
@@ -67,6 +69,20 @@ async def test_a_burst_counts_the_first_job_of_each_name_from_its_acceptance() -
         "createSeconds": 2.0,
         "wholeSeconds": 5.0,
     }
+
+
+def test_growth_counts_from_the_moment_at_which_all_caches_are_full() -> None:
+    filling, full = [MEGABYTE * (100 + place) for place in range(60)], [160 * MEGABYTE] * 30
+    found = growth([*filling, *full], warm=60, an_hour=720)
+    assert (found["cachesFull"], found["samples"], found["megabytesAnHour"]) == (True, 30, 0.0)
+    leaking = growth([*filling, *(MEGABYTE * (160 + place) for place in range(30))], warm=60, an_hour=720)
+    assert leaking["megabytesAnHour"] == pytest.approx(720)
+
+
+@pytest.mark.parametrize("warm", [0, 85])
+def test_growth_while_caches_fill_is_told_as_such(warm: int) -> None:
+    found = growth([MEGABYTE * (100 + place) for place in range(90)], warm, an_hour=720)
+    assert (found["cachesFull"], found["samples"], found["megabytesAnHour"]) == (False, 60, 720.0)
 
 
 def test_too_few_values_have_no_interval() -> None:

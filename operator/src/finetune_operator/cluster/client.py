@@ -28,6 +28,7 @@ from finetune_operator.cluster.apply_body import APPLY, encode_apply
 from finetune_operator.cluster.credentials import ServiceAccountToken, replaced_token
 from finetune_operator.cluster.fence import Fence, elapsed_time
 from finetune_operator.cluster.outage import Outage
+from finetune_operator.cluster.pages import FIRST_PAGE, next_limit
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.refusals import is_webhook_failure
 from finetune_operator.errors import ApiError
@@ -217,15 +218,14 @@ class ApiClient:
     ) -> ObjectList[Item]:
         """Read a collection in pages and reduce each object with `project`. If the continuation has expired, start again.
 
-        `labels` and `fields` are selectors. Without `maximum_pages`, the whole collection is read. Memory holds one page of
-        whole objects. `project` may see an object again after a new start. With a `share` below 1, the list takes this share
-        of the time and rests in between.
+        `labels` and `fields` are selectors. Without `maximum_pages`, the whole collection is read, in pages of at most `page`
+        objects that fit into `pages.PAGE_BYTES`. Memory holds one page of whole objects. `project` may see an object again
+        after a new start. With a `share` below 1, the list takes this share of the time and rests in between.
         """
-        query = {"limit": str(page)}
-        query |= {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
+        query = {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
         for last in (False,) * (TRIES - 1) + (True,):
             try:
-                return await self._list_pages(path, project, query, maximum_pages, share)
+                return await self._list_pages(path, project, query, page, maximum_pages, share)
             except ApiError as error:
                 if last or error.status != 410:
                     raise
@@ -236,23 +236,32 @@ class ApiClient:
         path: str,
         project: Project[Item],
         query: Mapping[str, str],
+        page: int,
         maximum_pages: int | None,
         share: float,
     ) -> ObjectList[Item]:
         items: list[Item] = []
+        # Where the number of pages is bounded, so is that of the objects that are read.
+        limit = page if maximum_pages is not None else min(page, FIRST_PAGE)
         token: str | None = ""
         pages = 0
         version = 0
         while token is not None:
             began = self._clock()
-            body = await self._list_page(path, {**query, **({"continue": token} if token else {})}, share)
+            sent = {"limit": str(limit), **query, **({"continue": token} if token else {})}
+            body = await self._list_page(path, sent, share)
             metadata = body.get("metadata") or {}
             if "resourceVersion" not in metadata:
                 raise ApiError(502, "BadAnswer", f"the API server must respond to {path} with a list")
-            items.extend(map(project, body.get("items") or ()))
+            found = body.get("items") or ()
+            items.extend(map(project, found))
             pages += 1
             version = version or int(metadata["resourceVersion"])
             token = metadata.get("continue") or None
+            if maximum_pages is None:
+                limit = next_limit(limit, len(found), _size(body), page)
+            # Otherwise the next page would be read beside this one.
+            del body, found
             if token is not None and pages == maximum_pages:
                 return ObjectList(items, version, complete=False)
             if token is not None and share < 1.0:
@@ -339,7 +348,19 @@ def _read_response(status: int, content: bytes, retry_after: str) -> dict[str, A
         raise ApiError(502, "BadAnswer", "the API server must respond with a JSON object")
     if status >= 300:
         raise _failure(status, document, retry_after)
-    return document
+    return _Document(document, len(content))
+
+
+class _Document(dict[str, Any]):
+    """The object of a response, with its number of bytes."""
+
+    def __init__(self, document: Mapping[str, Any], size: int) -> None:
+        super().__init__(document)
+        self.size = size
+
+
+def _size(document: Mapping[str, Any]) -> int:
+    return document.size if isinstance(document, _Document) else 0
 
 
 def _failure(status: int, document: Mapping[str, Any], retry_after: str) -> ApiError:

@@ -20,11 +20,12 @@ from typing import Any, Literal, Protocol
 from finetune_operator.api.formats import format_time
 from finetune_operator.api.stages import GROUP, KIND, VERSION
 from finetune_operator.cluster.client import MERGE, ApiClient
-from finetune_operator.cluster.event_buffer import EventBuffer, EventKey, PendingEvent
+from finetune_operator.cluster.event_buffer import EventBuffer, PendingEvent
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.resources import FIELD_MANAGER, events_path
+from finetune_operator.cluster.written_events import WrittenEvents
 from finetune_operator.errors import ApiError, OperatorError
-from finetune_operator.observed.observation import JobRecord
+from finetune_operator.observed.observation import JobRecord, Key
 from finetune_operator.status.events import Transition
 
 RATE = 20.0
@@ -37,8 +38,6 @@ QUIET_SECONDS = 60.0
 """Time in which lost Events are one line of the log."""
 FLUSH_SECONDS = 1.0
 """Time for the Events that wait at the end of the process. The Lease is released after it."""
-MAXIMUM_KNOWN = 4096
-"""Written Events whose repetitions add to their count. A repetition of another one is a new Event."""
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class EventWriter:
         self._closing = asyncio.Event()
         self._unknown = 0
         """1 while an Event is neither in the buffer nor counted."""
-        self._written: dict[EventKey, tuple[str, int]] = {}
+        self._written = WrittenEvents()
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
         self._failures = 0
         self._logged = float("-inf")
@@ -85,6 +84,10 @@ class EventWriter:
         """Accept an Event about `job`. It returns at once and never fails."""
         self._drop(self._buffer.add(job, transition, self._now()), "more Events than can wait")
         self._changed.set()
+
+    def forget(self, job: Key) -> None:
+        """Forget what has been written about a FineTuneJob that does not exist any more."""
+        self._written.forget(job)
 
     async def run(self) -> None:
         """Write Events until canceled. What still waits then is written in FLUSH_SECONDS, or else dropped and counted."""
@@ -157,27 +160,21 @@ class EventWriter:
 
     async def _write(self, event: PendingEvent) -> None:
         """Create the Event, or raise the count of an earlier one that is equal."""
-        known = self._written.pop(event.key, None)
+        known = self._written.get(event.key)
         if known is not None:
             name, count = known
             try:
                 await self._count(event, name, count + event.count)
             except ApiError as error:
                 if _is_transient(error):
-                    self._remember(event.key, name, count)
                     raise
                 # It has expired, or the operator may not change Events.
             else:
-                self._remember(event.key, name, count + event.count)
+                self._written.put(event.key, name, count + event.count)
                 return
         name = _name(event)
         await self._create(event, name)
-        self._remember(event.key, name, event.count)
-
-    def _remember(self, key: EventKey, name: str, count: int) -> None:
-        if len(self._written) >= MAXIMUM_KNOWN:
-            self._written.pop(next(iter(self._written)))
-        self._written[key] = (name, count)
+        self._written.put(event.key, name, event.count)
 
     async def _create(self, event: PendingEvent, name: str) -> None:
         body = _body(event, name, self._identity)

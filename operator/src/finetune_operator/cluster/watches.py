@@ -37,7 +37,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.posting.enabled = False
-    settings.watching.chunk_size = 500
+    # Kopf lists rarely, and holds a page of whole objects.
+    settings.watching.chunk_size = 100
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 60
     settings.networking.request_timeout = 30
@@ -58,6 +59,7 @@ NAMESPACED_KINDS = (PLURAL, "jobs", "pods", "persistentvolumeclaims")
 CLUSTER_KINDS = ("nodes",)
 """Those that belong to no namespace."""
 
+_KOPFS_METADATA = {"name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "finalizers"}
 _GROUPS = {PLURAL: (GROUP, VERSION), "jobs": ("batch", "v1")}
 
 
@@ -128,8 +130,21 @@ def build_registry(
 def _handler(informer: Informer, plural: str) -> Callable[..., Coroutine[Any, Any, None]]:
     async def handle(event: kopf.RawEvent, **_: Any) -> None:
         deliver(informer, plural, event)
+        _release(event["object"])
 
     return handle
+
+
+def _release(body: Any) -> None:
+    """Free an object that is in the store, but for what Kopf reads afterwards.
+
+    Kopf keeps it for the time in which another event of it may come, and then in a reference cycle. With many events a
+    second, the objects of seconds would be the largest part of the operator's memory, and their peak stays with the process.
+    """
+    metadata = body["metadata"]
+    for held, needed in ((metadata, _KOPFS_METADATA), (body, {"metadata"})):
+        for name in held.keys() - needed:
+            del held[name]
 
 
 async def run_watches(

@@ -23,6 +23,8 @@ PATIENCE = {Urgency.EDIT: 1.0, Urgency.PROGRESS: 10.0, Urgency.RESYNC: 60.0}
 
 A user sees the delay of an edit, a progress report comes every few seconds, and a full list every few minutes.
 """
+SUPERSEDED = 1024
+"""Times that an earlier one has replaced and that may wait beside as many again as there are delayed keys."""
 TURNS = 4
 """Keys that go before an overdue one. So overdue keys get a fifth of the work, and delay a more urgent key by one."""
 
@@ -153,6 +155,8 @@ class WorkQueue(Generic[Item]):
                 return
         self._due[item] = (due, urgency)
         heapq.heappush(self._delayed, (due, next(self._order), item))
+        if len(self._delayed) > 2 * len(self._due) + SUPERSEDED:
+            self._drop_superseded()
         self._changed.set()
 
     def add_rate_limited(self, item: Item, longest: float = MAXIMUM_DELAY) -> None:
@@ -172,6 +176,10 @@ class WorkQueue(Generic[Item]):
     def forget(self, item: Item) -> None:
         """Reset the delay of `item`, because its work succeeded (client-go's Forget)."""
         self._failures.pop(item, None)
+
+    def cancel(self, item: Item) -> None:
+        """Do not deliver `item` at a later time, because nothing is left to do for it. One that is ready stays."""
+        self._due.pop(item, None)
 
     async def get(self) -> Item:
         """Wait for a key. The caller must call `done` afterwards."""
@@ -238,6 +246,14 @@ class WorkQueue(Generic[Item]):
         since, urgency = self._dirty.pop(item)
         self._processing[item] = (now, urgency)
         self._metrics.taken(len(self), now - since)
+
+    def _drop_superseded(self) -> None:
+        """Forget the times that an earlier one has replaced: they may lie days ahead."""
+        held: dict[Item, tuple[float, int, Item]] = {}
+        for due, order, item in sorted(self._delayed):
+            if item in self._due and self._due[item][0] == due:
+                held.setdefault(item, (due, order, item))
+        self._delayed = list(held.values())
 
     def _promote_due(self) -> float | None:
         """Make due keys ready; returns the seconds until the next one is due, None if there is none."""

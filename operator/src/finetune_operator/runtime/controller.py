@@ -85,10 +85,14 @@ class Controller:
         settings: Settings,
         metrics: ReconcileMetrics,
         record_event: RecordEvent,
+        forget_events: Callable[[Key], None],
         now: Callable[[], datetime],
         clock: Callable[[], float],
     ) -> None:
-        """`record_event` accepts an Event and returns at once. `now` is the wall clock in UTC; `clock` is monotonic."""
+        """`record_event` accepts an Event and returns at once. `forget_events` takes the key of a job that is gone.
+
+        `now` is the wall clock in UTC; `clock` is monotonic.
+        """
         self._store = store
         self._queue = queue
         self._cluster = cluster
@@ -101,6 +105,7 @@ class Controller:
         self.warnings = WarningReader(store, cluster, queue.add, now, clock)
         """Explains children that do not start. Its `run` is a part of the operator."""
         self._said: dict[int, float] = {}
+        self._forget_events = forget_events
         self._statuses = StatusWriter(cluster, informer, now, record_event)
         self._rehearsals = Rehearsals(cluster, settings, now)
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 -- jitter, not a secret
@@ -172,6 +177,8 @@ class Controller:
             if found is None:
                 self._schedule(self._groups.leave_all(key))
                 self._statuses.forget(key)
+                self._forget_events(key)
+                self._queue.cancel(key)
                 return None
             observation, decision = found
             self._forget_unwanted(observation, decision)

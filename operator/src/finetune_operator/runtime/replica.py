@@ -137,6 +137,7 @@ class Replica:
             settings=settings,
             metrics=self._metrics,
             record_event=events.record,
+            forget_events=events.forget,
             now=edges.now,
             clock=self._clock,
         )

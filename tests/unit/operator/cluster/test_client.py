@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import time
@@ -12,6 +13,7 @@ from aiohttp import web
 from finetune_operator.cluster import client
 from finetune_operator.cluster.client import ApiClient, load_configuration
 from finetune_operator.cluster.credentials import ServiceAccountToken
+from finetune_operator.cluster.pages import FIRST_PAGE, PAGE_BYTES
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.errors import ApiError
 from kubernetes.aio import client as kubernetes_client
@@ -120,6 +122,46 @@ async def test_a_list_is_read_in_pages() -> None:
     assert (found.items, found.resource_version, found.complete) == (["a", "b", "c"], 7, True)
     assert dict(requests[0].query) == {"limit": "2", "labelSelector": "label", "fieldSelector": "a=b"}
     assert requests[1].query["continue"] == "next"
+
+
+async def test_the_pages_of_a_list_are_as_large_as_its_objects_allow() -> None:
+    limits: list[int] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        limits.append(int(request.query["limit"]))
+        start = int(request.query.get("continue", "0"))
+        names = range(start, min(start + limits[-1], 200))
+        items = [{"name": name, "large": "x" * 16_000} for name in names]
+        metadata = {"resourceVersion": "7", **({"continue": str(names.stop)} if names.stop < 200 else {})}
+        return web.json_response({"metadata": metadata, "items": items})
+
+    async with serving(handler) as api:
+        found = await api.list_all("/things", itemgetter("name"), page=100)
+        assert found.items == list(range(200))
+        assert limits[0] == FIRST_PAGE
+        assert max(limits) * 16_000 <= PAGE_BYTES < (max(limits) + 2) * 16_000
+        limits.clear()
+        await api.list_all("/things", itemgetter("name"), page=100, maximum_pages=2)
+        assert limits == [100, 100], "the number of pages stands for that of the objects"
+
+
+async def test_a_page_is_free_before_the_next_one_is_read() -> None:
+    alive: list[int] = []
+
+    def number_alive() -> int:
+        return sum(type(each) is dict and "OnlyInThisList" in each for each in gc.get_objects())
+
+    answers = iter([page(["a"], "next"), page(["b"], "next"), page(["c"])])
+
+    async def handler(_: web.Request) -> web.Response:
+        alive.append(number_alive())
+        response = next(answers)
+        response.text = (response.text or "").replace('"name":', '"OnlyInThisList": [{}], "name":')
+        return response
+
+    async with serving(handler) as api:
+        assert (await api.list_all("/things", itemgetter("name"))).items == ["a", "b", "c"]
+    assert alive == [0, 0, 0]
 
 
 async def test_a_list_starts_again_if_its_continuation_has_expired() -> None:

@@ -102,6 +102,23 @@ def test_repetitions_raise_the_count_of_one_event() -> None:
     run(main)
 
 
+def test_a_repetition_of_a_forgotten_event_is_a_new_event() -> None:
+    async def main(parts: Parts) -> None:
+        for number in (1, 2):
+            parts.writer.record(job(number), TRAINING)
+        await asyncio.sleep(1)
+        parts.writer.forget(job(1).key)
+        for number in (1, 2):
+            parts.writer.record(job(number), TRAINING)
+        await asyncio.sleep(1)
+        assert Counter((event["involvedObject"]["name"], event["count"]) for event in parts.events()) == {
+            ("job-1", 1): 2,
+            ("job-2", 2): 1,
+        }
+
+    run(main)
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_repetition_of_an_event_that_cannot_be_changed_is_a_new_event(status: int) -> None:
     """It has expired, or the role is that of an earlier chart."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import getpass
 import json
 import os
@@ -157,7 +158,9 @@ DISCOVERY: dict[str, Any] = {
 class WatchedServer:
     """An API server with one FineTuneJob, whose watches send a second one and stay open."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: str | None = None) -> None:
+        """`event` is what the watch of FineTuneJobs sends."""
+        self.event = event or json.dumps({"type": "ADDED", "object": make_object("second")})
         self.requests: list[tuple[str, str]] = []
         """The plural of each, with the version of a watch, or `list`."""
         self.end = asyncio.Event()
@@ -174,8 +177,7 @@ class WatchedServer:
         response = web.StreamResponse()
         await response.prepare(request)
         if plural == PLURAL:
-            event = {"type": "ADDED", "object": make_object("second")}
-            await response.write(json.dumps(event).encode() + b"\n")
+            await response.write(self.event.encode() + b"\n")
         await self.end.wait()
         return response
 
@@ -196,8 +198,12 @@ async def watch_until(
     jobs: int,
     requests: int,
     listed: Callable[[Informer], object] = lambda _: None,
+    known: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run the watches of `kinds` until so many jobs are known and so many requests were made. `listed` prepares."""
+    """Run the watches of `kinds` until so many jobs are known and so many requests were made.
+
+    `listed` is called before that and `known` afterwards, while they run.
+    """
     gpus = GpuStore((), allow_time_slicing=False)
     store = Store(gpus)
     queue: WorkQueue[Key] = WorkQueue(OperatorMetrics(CollectorRegistry()), time.monotonic)
@@ -211,9 +217,37 @@ async def watch_until(
             while len(store.job_keys()) < jobs or len(server.requests) < requests:
                 assert not watching.done(), watching
                 await asyncio.sleep(0.02)
+        known()
         watching.cancel()
         await asyncio.wait({watching})
         server.end.set()
+
+
+async def test_kopf_keeps_nothing_large_of_an_object_that_is_in_the_store() -> None:
+    """It holds each object for half a second more and then in a cycle. With many events, that is most of the memory."""
+    body = make_object("second", spec={"OnlyInThisSpec": [{}]})
+    body["metadata"] |= {
+        "annotations": {"OnlyInThisAnnotation": [{}]},
+        # Kopf reads these two afterwards.
+        "deletionTimestamp": "2026-11-24T09:00:00Z",
+        "finalizers": ["example.com/of-others"],
+    }
+    server = WatchedServer(json.dumps({"type": "MODIFIED", "object": body}))
+    del body
+
+    def large() -> list[str]:
+        held = [each for each in gc.get_objects() if type(each) is dict]
+        return [name for each in held for name in ("OnlyInThisSpec", "OnlyInThisAnnotation") if name in each]
+
+    found: list[str] = []
+    gc.collect()
+    # Otherwise the collector might free by chance what is held in a cycle.
+    gc.disable()
+    try:
+        await watch_until(server, (PLURAL,), jobs=2, requests=2, known=lambda: found.extend(large()))
+    finally:
+        gc.enable()
+    assert found == []
 
 
 @pytest.mark.usefixtures("nameless")

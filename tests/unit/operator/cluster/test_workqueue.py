@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from finetune_operator.cluster.workqueue import PATIENCE, TURNS, WorkQueue
+from finetune_operator.cluster.workqueue import PATIENCE, SUPERSEDED, TURNS, WorkQueue
 from finetune_operator.observed.urgency import Urgency
 
 from tests.support.clock import Clock
@@ -63,6 +63,35 @@ async def test_a_key_that_is_added_during_its_work_is_delivered_again_afterwards
     assert queue.longest_work == 0
     assert await queue.get() == "a"
     assert metrics.works == [3]
+
+
+async def test_a_canceled_key_is_not_delivered_later_and_may_be_added_again() -> None:
+    queue, clock, _ = make_queue()
+    for key in ("a", "b"):
+        queue.add_after(key, 10)
+    queue.cancel("a")
+    queue.cancel("never added")
+    clock.now += 10
+    assert await queue.get() == "b"
+    assert len(queue) == 0
+    queue.add_after("a", 5)
+    clock.now += 5
+    assert await queue.get() == "a"
+
+
+async def test_times_that_no_key_waits_for_take_no_memory() -> None:
+    """A deadline may lie days ahead, and each decision of a job has an earlier time again."""
+    queue, clock, _ = make_queue()
+    for number in range(50_000):
+        queue.add_after(f"gone-{number}", 86_400)
+        queue.cancel(f"gone-{number}")
+        queue.add_after("a", 86_400 - number)
+    queue.add_after("b", 86_400)
+    # Only the private list shows what is kept.
+    assert len(queue._delayed) < 2 * SUPERSEDED
+    clock.now += 86_400
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+    assert len(queue) == 0
 
 
 async def test_a_delayed_key_is_delivered_when_it_is_due_and_the_earlier_time_wins() -> None:

@@ -59,6 +59,7 @@ class Parts:
         gpus.put(make_node())
         self.clock = Clock()
         self.events: list[Transition] = []
+        self.forgotten: list[Key] = []
         self.store = Store(gpus)
         self.queue: WorkQueue[Key] = WorkQueue(self.metrics, self.clock)
         self.informer = Informer(self.store, gpus, self.queue, cluster, "")
@@ -70,6 +71,7 @@ class Parts:
             settings=SETTINGS,
             metrics=self.metrics,
             record_event=lambda _, event: self.events.append(event),
+            forget_events=self.forgotten.append,
             now=lambda: self.now,
             clock=self.clock,
         )
@@ -387,6 +389,15 @@ async def test_nothing_is_written_for_a_job_once_its_deletion_is_known(
         monkeypatch.setattr(parts.server, "respond", delete_meanwhile)
         await parts.controller.reconcile(KEY)
         assert set(parts.writes()) == written
+
+
+async def test_the_events_of_a_deleted_job_are_forgotten_and_not_those_of_others() -> None:
+    async with running() as parts:
+        await parts.controller.reconcile(KEY)
+        assert parts.forgotten == []
+        parts.informer.put_job(parts.server.objects[f"{JOBS}/demo"], deleted=True)
+        await parts.controller.reconcile(KEY)
+        assert parts.forgotten == [KEY]
 
 
 async def test_an_unknown_job_is_ignored() -> None:

@@ -51,6 +51,7 @@ class Tenants:
             settings=SETTINGS,
             metrics=metrics,
             record_event=events.record,
+            forget_events=events.forget,
             now=wall_clock(loop, NOW),
             clock=loop.time,
         )
