@@ -113,6 +113,7 @@ checks: python-env
 	$(PYTHON_ENV) scripts/docs/merge_survival.py --check
 	$(PYTHON_ENV) scripts/docs/training_sweep.py --check
 	$(PYTHON_ENV) scripts/docs/model_sizes.py --check
+	$(PYTHON_ENV) scripts/docs/gpu_counts.py --check
 	$(PYTHON_ENV) scripts/docs/check_links.py
 
 types: python-env
@@ -209,3 +210,4 @@ docs: python-env ## Generate docs/reference and docs/failure-modes.md anew
 	$(PYTHON_ENV) scripts/docs/merge_survival.py
 	$(PYTHON_ENV) scripts/docs/training_sweep.py
 	$(PYTHON_ENV) scripts/docs/model_sizes.py
+	$(PYTHON_ENV) scripts/docs/gpu_counts.py

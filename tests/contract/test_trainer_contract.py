@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
+from finetune_trainer.contract.run_spec import RunSpec, Training, read_run_spec
+from finetune_trainer.contract.value import Value
 from finetune_trainer.data.rows.rejection import RowReason
 from finetune_trainer.errors import Reason, StageError
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError, create_model
 
 from tests.support.repository import ROOT
 
@@ -46,6 +48,31 @@ def test_another_major_version_and_malformed_members_are_rejected(
 
 def test_a_later_minor_version_is_read(tmp_path: Path) -> None:
     assert read_run_spec(changed(tmp_path, version="1.9")).version == "1.9"
+
+
+@pytest.mark.parametrize(
+    ("members", "found"), [(("ranks",), {"ranks"}), (("parallelism",), {"training.parallelism"})]
+)
+def test_a_trainer_before_several_gpus_refuses_them(members: tuple[str, ...], found: set[str]) -> None:
+    """It reads the same document without the members of contract 1.12, so it never trains on fewer GPUs than it got."""
+
+    def older(model: type[Value], **changes: Any) -> type[Value]:
+        fields: dict[str, Any] = {
+            name: (field.annotation, field)
+            for name, field in model.model_fields.items()
+            if name not in {"ranks", "parallelism"}
+        }
+        return create_model("Older", __base__=Value, **{**fields, **changes})
+
+    reader = older(RunSpec, training=(older(Training), ...))
+    document = json.loads((CONTRACT / "fixtures/run.ranked.json").read_text())
+    unknown = {"ranks": document.pop("ranks"), "parallelism": document["training"].pop("parallelism")}
+    reader.model_validate(document)
+    for name in members:
+        (document if name == "ranks" else document["training"])[name] = unknown[name]
+    with pytest.raises(ValidationError) as caught:
+        reader.model_validate(document)
+    assert {".".join(map(str, each["loc"])) for each in caught.value.errors()} == found
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])

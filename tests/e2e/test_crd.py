@@ -139,6 +139,8 @@ VALID = {
     "epochs": {"training__epochs": 0.5},
     "steps": {"training__maximumSteps": 40},
     "dividing batches": {"training__effectiveBatchSize": 12, "training__microBatchSize": 4},
+    "shared weights": {"training__parallelism": "FullyShard", "resources__gpus": 2},
+    "replicas on one GPU": {"training__parallelism": "DataParallel"},
     "adapter alone": {"output__artifacts": ["Adapter"]},
     "all artifacts": {
         "output__artifacts": ["Adapter", "Merged", "BaseAsTrained"],
@@ -291,6 +293,19 @@ INVALID = {
         {"training": {"epochs": 1, "maximumSteps": 1}},
         "must give epochs or maximumSteps, not both",
     ),
+    "weights shared with nobody": (
+        {"training__parallelism": "FullyShard"},
+        "resources.gpus must be at least 2 with training.parallelism FullyShard",
+    ),
+    "shared weights with DoRA": (
+        {
+            "training__parallelism": "FullyShard",
+            "training__lora": {"variant": "DoRA"},
+            "resources__gpus": 2,
+        },
+        "must have lora.variant Standard or RankStabilized",
+    ),
+    "unknown parallelism": ({"training__parallelism": "Pipeline"}, "spec.training.parallelism"),
     "batches that do not divide": ({"training__microBatchSize": 3}, "a multiple of microBatchSize"),
     "no learning": ({"training__learningRate": 0}, "should be greater than 0"),
     "learning rate as text": ({"training__learningRate": "2e-4"}, "must be of type number"),

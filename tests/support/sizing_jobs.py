@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
+from finetune_operator.sizing.decision import Feasible, Infeasible
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.products import find_product
 from finetune_operator.sizing.memory.shape import ModelShape, model_shape
+from finetune_operator.sizing.request import SizingRequest
 
 CONFIGS = Path(__file__).parent / "configs"
 RESOURCE = "nvidia.com/gpu"

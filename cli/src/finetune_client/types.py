@@ -210,6 +210,7 @@ class FineTuneJobSpecTraining(TypedDict, total=False):
     routerAuxLossCoefficient: float
     packing: Literal["Auto", "Never"]
     kernels: Literal["Auto", "Reference"]
+    parallelism: Literal["Auto", "DataParallel", "FullyShard"]
     earlyStopping: FineTuneJobSpecTrainingEarlyStopping
     schedule: FineTuneJobSpecTrainingSchedule
     gradientCheckpointing: Literal["Auto", "Require", "Forbid"]
@@ -529,6 +530,7 @@ class FineTuneJobStatusPlanTraining(TypedDict, total=False):
     learningRate: str
     nodes: int
     gpusPerNode: int
+    parallelism: str
 
 
 class FineTuneJobStatusPlanLadder(TypedDict, total=False):

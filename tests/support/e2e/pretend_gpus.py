@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devcluster.gpus import Gpus
-from finetune_operator.sizing.decision import SHORTEST_LENGTH
 from finetune_operator.sizing.gpus.products import usable_of_label
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_operator.sizing.request import SHORTEST_LENGTH
 
 from tests.support.e2e import jobs
 

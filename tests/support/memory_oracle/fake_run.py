@@ -145,7 +145,7 @@ def _run(
     with unset_fake_temporarily():
         # bitsandbytes computes its code tables, which reads values.
         optimizer = optimizer_class([p for p in model.parameters() if p.requires_grad], **arguments)
-    one = _every_place(plan, packed=packed)
+    one = every_place(plan, packed=packed)
     # Padded rows keep the attention with which the model was built.
     attention = model.config._attn_implementation
     if packed:
@@ -157,7 +157,7 @@ def _run(
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
     # States exist after the first step, whose gradients need no pass.
-    _optimize(model, optimizer, settings.max_grad_norm)
+    optimize(model, optimizer, settings.max_grad_norm)
     for _ in range(min(2, plan.gradient_accumulation)):
         with using_attention(model, attention):
             tracked.enter("Loss")
@@ -166,24 +166,26 @@ def _run(
             loss.backward()
             del loss
     tracked.enter("Optimizer")
-    _optimize(model, optimizer, settings.max_grad_norm)
-    _evaluate(model, plan, tracked)
+    optimize(model, optimizer, settings.max_grad_norm)
+    evaluate(model, plan, tracked)
 
 
-def _optimize(model: Any, optimizer: Any, norm: float) -> None:
+def optimize(model: Any, optimizer: Any, norm: float) -> None:
+    """Run an optimizer step, and forget its gradients."""
     torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
     optimizer.step()
     model.zero_grad()
 
 
-def _evaluate(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
+def evaluate(model: Any, plan: TrainingPlan, tracked: Allocations) -> None:
+    """Score the rows of a pass of the tuned model, as phase Evaluation."""
     tracked.enter("Evaluation")
     model.eval()
     ids = list(range(plan.sequence_length))
     supervised_log_probabilities(model, [Example(ids, ids, row) for row in range(plan.micro_batch_size)])
 
 
-def _every_place(plan: TrainingPlan, *, packed: bool) -> Pass:
+def every_place(plan: TrainingPlan, *, packed: bool) -> Pass:
     """Return a pass of the longest rows that supervises every token, which is the maximum of a batch."""
     rows, length = plan.micro_batch_size, plan.sequence_length
     count = rows * (length - 1)

@@ -16,8 +16,9 @@ from finetune_operator.api.stages import GROUP, KIND, VERSION
 from finetune_operator.cluster import leader_election
 from finetune_operator.observed import inventory
 from finetune_operator.settings import Settings, TrainerSettings
-from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest, decide_training
+from finetune_operator.sizing.decision import Feasible, Infeasible, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
+from finetune_operator.sizing.request import SizingRequest
 
 from tests.support.operator import NOW
 from tests.support.simulation.checks import Checks

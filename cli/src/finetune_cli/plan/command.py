@@ -14,7 +14,7 @@ from finetune_operator.api.pods import parse_pod_defaults
 from finetune_operator.api.spec import FineTuneJobSpec, Resources
 from finetune_operator.api.stages import Stage
 from finetune_operator.sizing.cost.prices import CostSettings, parse_cost
-from finetune_operator.sizing.decision import SizingRequest, decide_training
+from finetune_operator.sizing.decision import decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers, other_offers
 from finetune_operator.sizing.learning_rate import choose_learning_rate
@@ -27,6 +27,7 @@ from finetune_operator.sizing.memory.shape import (
     width_of,
 )
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile, parse_stack
+from finetune_operator.sizing.request import SizingRequest
 
 from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.errors import UsageError

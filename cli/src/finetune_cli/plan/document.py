@@ -9,7 +9,7 @@ from finetune_operator.sizing.changes import Change
 from finetune_operator.sizing.cost.forecast import UNKNOWN_SPEED, forecast, shown_cost, shown_duration
 from finetune_operator.sizing.cost.prices import CostSettings
 from finetune_operator.sizing.cost.work import Rows
-from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest, cross_check
+from finetune_operator.sizing.decision import Feasible, Infeasible, cross_check
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.learning_rate import warnings
 from finetune_operator.sizing.memory.calibration import Calibration
@@ -17,6 +17,7 @@ from finetune_operator.sizing.memory.stack import StackProfile
 from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_operator.sizing.planning import learning_rate_choice
+from finetune_operator.sizing.request import SizingRequest
 
 
 def document(
@@ -159,6 +160,7 @@ def _chosen(plan: TrainingPlan) -> dict[str, Any]:
         "targetModules": plan.target_modules,
         "dropout": plan.dropout,
         "variant": plan.variant,
+        **({} if plan.ranks == 1 else {"gpus": plan.ranks, "parallelism": plan.parallelism}),
     }
 
 

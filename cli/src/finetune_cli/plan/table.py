@@ -73,7 +73,11 @@ def _lines(result: dict[str, Any], style: Style) -> Iterator[str]:
 def _headline(result: dict[str, Any]) -> str:
     model = result["model"]
     if result["verdict"] == "UnsupportedModel":
-        return "The model cannot be tuned."
+        return (
+            "The model cannot be tuned."
+            if model is None
+            else "The model's weights cannot be shared out to GPUs."
+        )
     if model is None:
         return "The model's memory cannot be computed."
     gpu, usable = result["gpu"], result["usableBytes"]

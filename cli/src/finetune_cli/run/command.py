@@ -53,17 +53,15 @@ by URL, TOKEN or the Secret's key. The exit code is the trainer's."""
 @click.option(
     "--processes",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
     metavar="NUMBER",
-    help="Processes that share the rows of each training step. With cuda, each needs a GPU.",
+    help="Processes that share the rows of each training step. With cuda, each needs a GPU. By default as many as resources.gpus "
+    "of the job; on a CPU, one.",
 )
 @click.option(
     "--parallelism",
     type=click.Choice(["DataParallel", "FullyShard"]),
-    default="DataParallel",
-    show_default=True,
-    help="DataParallel gives each process the whole model, FullyShard a part of its frozen weights.",
+    help="DataParallel gives each process the whole model, FullyShard a part of its frozen weights. By default that of "
+    "training.parallelism, or DataParallel.",
 )
 def command(
     file: Path,
@@ -72,8 +70,8 @@ def command(
     volume: tuple[tuple[str, Path], ...],
     runs: Path,
     device: Literal["auto", "cuda", "cpu"],
-    processes: int,
-    parallelism: Parallelism,
+    processes: int | None,
+    parallelism: Parallelism | None,
 ) -> int:
     """Run a job and return the trainer's exit code."""
     if not trainer_is_installed():

@@ -70,19 +70,20 @@ def run_locally(
     manifests: Manifests,
     folders: LocalFolders,
     device: Device,
-    processes: int = 1,
-    parallelism: Parallelism = "DataParallel",
+    processes: int | None = None,
+    parallelism: Parallelism | None = None,
 ) -> int:
     """Run the three stages in one trainer process, which starts others for TRAIN; return its exit code.
 
-    `processes` share the rows of each training step, and with `FullyShard` also the frozen weights. If the spec gives no
-    learning rate, PREPARE runs in a process of its own before. The spec's hash names the workspace, so the same file resumes
-    where an earlier run stopped.
+    `processes` share the rows of each training step, and with `FullyShard` also the frozen weights. None takes those of the
+    spec. If the spec gives no learning rate, PREPARE runs in a process of its own before. The spec's hash names the workspace,
+    so the same file resumes where an earlier run stopped.
 
     Raises UsageError or InvalidSpecError before any process starts.
     """
     spec = FineTuneJobSpec.parse(manifests.spec)
     check(manifests.name, spec)
+    processes, parallelism = choose_ranks(spec, device, processes, parallelism)
     if processes > spec.training.effective_batch_size:
         raise UsageError(
             f"--processes must be at most training.effectiveBatchSize ({spec.training.effective_batch_size}), because they "
@@ -136,6 +137,28 @@ def run_locally(
         write_run_spec(make_plan(spec, device, learning_rate=rate))
         print(f"finetune: learning rate {rate_text(rate.value)}: {rate.reason}", file=sys.stderr)
     return _run_stages(run_file, environment, processes)
+
+
+def choose_ranks(
+    spec: FineTuneJobSpec, device: Device, processes: int | None, parallelism: Parallelism | None
+) -> tuple[int, Parallelism]:
+    """Return the processes and how they share the model, as they are given or else as the spec asks for.
+
+    One process of a CPU has all of its cores already, so `resources.gpus` counts only with GPUs.
+    """
+    gpus = spec.resources.gpus
+    if processes is None:
+        processes = gpus if device == "cuda" else 1
+        if processes < gpus:
+            print(
+                f"finetune: one process for resources.gpus {gpus}, because a CPU has no GPUs to share; --processes {gpus} "
+                "tries as many",
+                file=sys.stderr,
+            )
+    if parallelism is None:
+        asked = spec.training.parallelism
+        parallelism = "FullyShard" if asked == "FullyShard" and processes > 1 else "DataParallel"
+    return processes, parallelism
 
 
 def rate_of(spec: FineTuneJobSpec, prepared: Mapping[str, Any]) -> LearningRate:

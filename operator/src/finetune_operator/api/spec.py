@@ -178,6 +178,10 @@ class Training(SpecValue):
     """None stands for `Auto`. The CRD has no default: it would show in every stored job, also to older operators."""
     kernels: Annotated[Literal["Auto", "Reference"] | None, AfterValidator(_as_omitted)] = None
     """None stands for `Auto`, as with `packing`."""
+    parallelism: Annotated[
+        Literal["Auto", "DataParallel", "FullyShard"] | None, AfterValidator(_as_omitted)
+    ] = None
+    """How several GPUs share the model. None stands for `Auto`, as with `packing`."""
     early_stopping: EarlyStopping | None = None
 
 

@@ -149,6 +149,21 @@ def gpu_has_no_row(_name: str, spec: FineTuneJobSpec) -> str | None:
     return None
 
 
+def model_is_not_shared_out(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Several GPUs can share the frozen weights. The magnitudes of DoRA need the norms of whole ones."""
+    training = spec.training
+    if training.parallelism != "FullyShard":
+        return None
+    if spec.resources.gpus == 1:
+        return "training.parallelism FullyShard needs resources.gpus of at least 2, found 1"
+    if training.lora.variant == "DoRA":
+        return (
+            "training.parallelism FullyShard needs training.lora.variant Standard or RankStabilized, because DoRA needs whole "
+            "weights, found DoRA"
+        )
+    return None
+
+
 def path_leaves_its_volume(_name: str, spec: FineTuneJobSpec) -> str | None:
     """A path must stay inside its claim."""
     for field, path in _paths(spec):
@@ -247,6 +262,7 @@ CHAIN: tuple[Check, ...] = (
     micro_batch_does_not_divide,
     gpus_per_node_does_not_divide,
     gpu_has_no_row,
+    model_is_not_shared_out,
     path_leaves_its_volume,
     artifact_is_repeated,
     destination_is_not_one,

@@ -22,6 +22,20 @@ class ModuleGroup(Document):
     bytes: Count
 
 
+class SharedGroups(Document):
+    """Frozen weights that a rank gathers if several share them, in bytes.
+
+    They are those of the largest layer, with packed and with dequantized weights, of the embedding, and of the output head,
+    which is 0 if it is tied. `layers` is the number of layers.
+    """
+
+    layers: Positive
+    layer_bytes: Count
+    dequantized_layer_bytes: Count
+    embedding_bytes: Count
+    head_bytes: Count
+
+
 class MemoryTrace(Document):
     """What a run of the model takes on a GPU, but for the CUDA context, workspaces of libraries and fragmentation.
 
@@ -29,6 +43,7 @@ class MemoryTrace(Document):
     states. A row of `rungs` is one way to run a step: rows of a pass, 1 if it recomputes activations, 1 if its weights are
     dequantized, and the peaks of Load, Loss, Recompute, Optimizer and Evaluation in KiB, without the optimizer's states. A
     row of `lengths` has a shorter length and the same peaks, with one row, recomputed activations and 4-bit weights.
+    `sharing` is None if ranks cannot share the weights, or if the trainer is older than contract 1.12.
     """
 
     length: Positive
@@ -46,6 +61,7 @@ class MemoryTrace(Document):
     lengths: Annotated[
         tuple[tuple[Positive, Count, Count, Count, Count, Count], ...], Field(max_length=MAXIMUM_LENGTHS)
     ] = ()
+    sharing: SharedGroups | None = None
 
     @property
     def parameters(self) -> int:

@@ -49,6 +49,8 @@ TRACKING_SINCE = 9
 """The same of the administrator's trackers. A job's own trackers are sent to every trainer."""
 FAILED_RUNS_SINCE = 10
 """The first minor version whose step Report tells trackers of a job that has failed."""
+RANKS_SINCE = 12
+"""The same of `ranks` and `training.parallelism`. A job that asks for several GPUs sends them to every trainer."""
 ESTIMATE_SINCE = 9
 """The same of the estimated memory, which only the report shows."""
 _ESTIMATE = ("peakBytes", "deviceBytes", "lowBytes", "highBytes", "bottleneck")

@@ -13,20 +13,17 @@ from finetune_operator.api.plan import (
     DEFAULT_OPTIMIZER,
     DEFAULT_WEIGHTS,
     Device,
-    Layout,
-    LearningRate,
     Optimizer,
     Plan,
-    Rung,
-    Weights,
 )
 from finetune_operator.api.pod_merge import node_rules
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.memory_trace import MemoryTrace
-from finetune_operator.contract.run_spec import OPTIMIZER_SINCE
+from finetune_operator.contract.run_spec import OPTIMIZER_SINCE, RANKS_SINCE
 from finetune_operator.lifecycle.model_size import ModelSize, model_size
+from finetune_operator.lifecycle.recorded_plan import recorded_abilities, recorded_ladder, recorded_rate
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
@@ -34,7 +31,7 @@ from finetune_operator.sizing.cost.forecast import UNKNOWN_SPEED, forecast, show
 from finetune_operator.sizing.cost.work import Rows, rows_of
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
-from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities, training_plan
+from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities
 from finetune_operator.sizing.learning_rate import Wide, choose_learning_rate
 from finetune_operator.sizing.memory.shape import (
     ModelRefusedError,
@@ -44,6 +41,7 @@ from finetune_operator.sizing.memory.shape import (
 )
 from finetune_operator.sizing.memory.terms import NotTracedError
 from finetune_operator.sizing.planning import frugal_rungs, make_plan, rate_text
+from finetune_operator.sizing.request import SizingRequest
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
 
@@ -129,13 +127,19 @@ def _assess_size(
         inventory=inventory,
         settings=settings,
         rows=rows_of(draft.dataset),
-        trainer=ABILITIES if draft.speaks(OPTIMIZER_SINCE, settings.trainer.image) else OLDER_ABILITIES,
+        trainer=_abilities(draft, settings.trainer.image),
     )
     try:
         return sized(trace=size.trace)
     except NotTracedError as error:
         # A trainer may report anything.
         return Infeasible(Reason.MODEL_SIZE_UNKNOWN, str(error)) if size.shape is None else sized()
+
+
+def _abilities(draft: StatusDraft, image: str) -> Abilities:
+    """What the trainer is known to be able to do. While PREPARE runs, shared weights must not look impossible."""
+    able = ABILITIES if draft.speaks(OPTIMIZER_SINCE, image) else OLDER_ABILITIES
+    return replace(able, shares_weights=draft.stage is Stage.PREPARE or draft.speaks(RANKS_SINCE, image))
 
 
 def shape_of(draft: StatusDraft) -> ModelShape | None:
@@ -162,20 +166,19 @@ def size_training(
     trainer: Abilities = ABILITIES,
     trace: MemoryTrace | None = None,
     width: Wide | None = None,
-) -> Feasible | Blocked:
-    """Find the GPUs on which TRAIN fits, and its plan.
+) -> Feasible | Blocked | Infeasible:
+    """Find the GPUs on which TRAIN fits, and its plan. A model that cannot be shared out as asked is infeasible.
 
     `longest` is the longest row in tokens, and `examples` the number of training examples. They are None before PREPARE
-    has reported them. Without it, TRAIN is blocked only if
-    no GPU fits even the shortest rows. `kept` is `status.plan` if an earlier attempt of TRAIN has used it, because the
-    workspace may hold a checkpoint of that plan. It is empty if every open value may still be chosen. `trainer` is what
-    the trainer image is known to be able to do. `rows` is the data, from which time and cost follow. `trace` comes before
-    the closed form of `shape`, which is None for an unknown family. `width` stands for it where the learning rate is
-    chosen. Raises NotTracedError if neither tells the memory of a plan.
+    has reported them. Without it, TRAIN is blocked only if no GPU fits even the shortest rows. `kept` is `status.plan` if an
+    earlier attempt of TRAIN has used it, because the workspace may hold a checkpoint of that plan. It is empty if every open
+    value may still be chosen. `trainer` is what the trainer image is known to be able to do. `rows` is the data, from which
+    time and cost follow. `trace` comes before the closed form of `shape`, which is None for an unknown family. `width` stands
+    for it where the learning rate is chosen. Raises NotTracedError if neither tells the memory of a plan.
     """
     device = settings.trainer.device
     asked = _bind(spec, kept.get("training") or {}, device)
-    request = gpu_sizing.SizingRequest(
+    request = SizingRequest(
         spec=asked,
         shape=shape,
         sequence_length=longest,
@@ -183,15 +186,15 @@ def size_training(
         calibration=settings.fitted_calibration,
         device=device,
         rules=node_rules(settings.trainer.defaults, spec, Stage.TRAIN),
-        trainer=_recorded_abilities(kept["training"]) if kept.get("training") else trainer,
+        trainer=recorded_abilities(kept["training"]) if kept.get("training") else trainer,
         trace=trace,
     )
     decision = inventory.decide(request)
     if isinstance(decision, gpu_sizing.Infeasible):
         return _blocked(decision, inventory)
-    rate = _recorded_rate(kept) or choose_learning_rate(spec.training, shape or width, examples)
+    rate = recorded_rate(kept) or choose_learning_rate(spec.training, shape or width, examples)
     # A kept plan was decided with a ladder, and the values that it binds leave none to the new decision.
-    ladder = _recorded_ladder(kept) if kept else frugal_rungs(decision.frugal)
+    ladder = recorded_ladder(kept) if kept else frugal_rungs(decision.frugal)
     plan = make_plan(spec, device, decision.plan, decision.choices, rate, ladder, decision.layout)
     doubt = gpu_sizing.cross_check(request, decision)
     if doubt is not None:
@@ -203,82 +206,9 @@ def size_training(
     return Feasible(plan, shown, decision.offers, affinity, plan_digest(plan, affinity, device))
 
 
-def recorded_plan(spec: FineTuneJobSpec, recorded: Mapping[str, Any], device: Device) -> Plan:
-    """The plan that `status.plan` records; if it records none, a plan that needs little memory."""
-    training = recorded.get("training")
-    if not training:
-        return make_plan(spec, device)
-    decided = training_plan(
-        spec.training,
-        training["sequenceLength"],
-        training["microBatchSize"],
-        checkpointing=training["gradientCheckpointing"],
-        ranks=spec.resources.gpus,
-    )
-    return make_plan(
-        spec, device, decided, learning_rate=_recorded_rate(recorded), layout=recorded_layout(spec, recorded)
-    )
-
-
-def recorded_layout(spec: FineTuneJobSpec, recorded: Mapping[str, Any]) -> Layout:
-    """The layout that `status.plan` records; that of a single pod if it records none."""
-    gpus = spec.resources.gpus
-    per_node = (recorded.get("training") or {}).get("gpusPerNode", gpus)
-    return Layout(max(1, gpus // per_node), per_node)
-
-
-def _recorded_rate(recorded: Mapping[str, Any]) -> LearningRate | None:
-    """Return the learning rate that `status.plan` records, with its reason; None if it records none.
-
-    A checkpoint belongs to the rate with which it was made, so a later version's rule does not change it.
-    """
-    text = (recorded.get("training") or {}).get("learningRate")
-    if text is None:
-        return None
-    reasons = (entry["reason"] for entry in recorded.get("choices") or () if entry["name"] == "learningRate")
-    return LearningRate(float(text), next(reasons, None))
-
-
 def plan_optimizers(plan: Plan) -> frozenset[Optimizer]:
     """Return the optimizers that TRAIN may take: that of the plan, and those of its ladder."""
     return frozenset((plan.optimizer, *(rung.optimizer for rung in plan.ladder)))
-
-
-def recorded_optimizers(plan: Mapping[str, Any]) -> frozenset[Optimizer]:
-    """Return those of `status.plan`; all of them if it has no plan for TRAIN yet."""
-    if not plan.get("training"):
-        return frozenset(ABILITIES.optimizers)
-    ladder = plan.get("ladder") or ()
-    return frozenset(_recorded_optimizer(rung) for rung in (plan["training"], *ladder))
-
-
-def _recorded_ladder(plan: Mapping[str, Any]) -> tuple[Rung, ...]:
-    return tuple(
-        Rung(
-            entry["microBatchSize"],
-            entry["gradientCheckpointing"],
-            _recorded_optimizer(entry),
-            _recorded_weights(entry),
-        )
-        for entry in plan.get("ladder") or ()
-    )
-
-
-def _recorded_abilities(training: Mapping[str, Any]) -> Abilities:
-    """Return what the plan of an earlier attempt has chosen, as the only choice."""
-    return Abilities((_recorded_optimizer(training),), "", (_recorded_weights(training),))
-
-
-def _recorded_optimizer(rung: Mapping[str, Any]) -> Optimizer:
-    """Return the optimizer that a rung of `status.plan` records. That of an earlier operator records none."""
-    recorded = rung.get("optimizer")
-    return next((known for known in ABILITIES.optimizers if known == recorded), DEFAULT_OPTIMIZER)
-
-
-def _recorded_weights(rung: Mapping[str, Any]) -> Weights:
-    """Return the form of the weights that a rung of `status.plan` records."""
-    recorded = rung.get("weights")
-    return next((known for known in ABILITIES.weights if known == recorded), DEFAULT_WEIGHTS)
 
 
 def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) -> FineTuneJobSpec:
@@ -290,6 +220,8 @@ def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) ->
         # The workspace may suit one pod only.
         resources = resources.model_copy(update={"gpus_per_node": training["gpusPerNode"]})
     changes: dict[str, Any] = {"micro_batch_size": training["microBatchSize"]}
+    if resources.gpus > 1:
+        changes["parallelism"] = reporting.read_parallelism(training)
     if device == "cuda":
         # On a CPU nothing is recomputed, whatever the requested GPU would need.
         changes["gradient_checkpointing"] = "Require" if training["gradientCheckpointing"] else "Forbid"
@@ -376,7 +308,9 @@ def why_no_gpu(offers: Iterable[Offer], scheduler: str) -> str:
     return "; ".join([*sentences, scheduler])
 
 
-def _blocked(found: gpu_sizing.Infeasible, inventory: Inventory) -> Blocked:
+def _blocked(found: gpu_sizing.Infeasible, inventory: Inventory) -> Blocked | Infeasible:
+    if found.reason == UNSUPPORTED_MODEL:
+        return Infeasible(UNSUPPORTED_MODEL, found.message)
     reason = Reason(found.reason)
     if inventory.problem is None:
         return Blocked(reason, found.message)
@@ -392,4 +326,6 @@ def plan_digest(plan: Plan, affinity: Mapping[str, Any], device: Device) -> str:
         content += [plan.optimizer, plan.weights]
     if plan.layout.gpus > 1:
         content += [plan.layout.nodes, plan.layout.per_node]
+    if plan.layout.parallelism != "DataParallel":
+        content.append(plan.layout.parallelism)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

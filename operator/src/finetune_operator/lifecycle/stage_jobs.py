@@ -28,13 +28,8 @@ from finetune_operator.contract.run_spec import (
 )
 from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, choose_trackers
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
-from finetune_operator.lifecycle.sizing import (
-    Feasible,
-    recorded_layout,
-    recorded_optimizers,
-    recorded_plan,
-    shape_of,
-)
+from finetune_operator.lifecycle.recorded_plan import recorded_layout, recorded_optimizers, recorded_plan
+from finetune_operator.lifecycle.sizing import Feasible, shape_of
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.placement.constraints import Placement

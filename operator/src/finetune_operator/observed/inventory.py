@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest, decide_training
+from finetune_operator.sizing.decision import Feasible, Infeasible, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.offers import offers, other_offers
 from finetune_operator.sizing.gpus.profiles import GpuProfile
+from finetune_operator.sizing.request import SizingRequest
 
 REMEMBERED_DECISIONS = 512
 """Enough for all kinds of jobs that a cluster runs at one time. Each decision takes a few kilobytes."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from finetune_operator.api.plan import ONE_GPU, Layout
 from finetune_operator.api.spec import Training
 from finetune_operator.sizing.ladder import ABILITIES, Abilities, Estimator, RightSize, Rung, divisors, rungs
 
@@ -60,7 +61,7 @@ def smallest_change(
     right_size: RightSize,
     usable_bytes: int,
     abilities: Abilities = ABILITIES,
-    ranks: int = 1,
+    layout: Layout = ONE_GPU,
 ) -> Change | None:
     """Return the least harmful change that makes the job fit `usable_bytes`, or None if three settings are not enough.
 
@@ -72,7 +73,7 @@ def smallest_change(
     sets: list[tuple[_Steps, ...]] = [chosen for size in (1, 2, 3) for chosen in combinations(others, size)]
     if lengths:
         sets += [(*chosen, lengths) for size in (0, 1, 2) for chosen in combinations(others, size)]
-    frugal = _frugal_rung(estimator, right_size, abilities, ranks)
+    frugal = _frugal_rung(estimator, right_size, abilities, layout)
     for fits in (_with_margin(usable_bytes), _without_margin(usable_bytes)):
         for families in sets:
             found = _mildest(start, families, frugal, fits)
@@ -82,13 +83,13 @@ def smallest_change(
 
 
 def _frugal_rung(
-    estimator: Estimator, right_size: RightSize, abilities: Abilities, ranks: int
+    estimator: Estimator, right_size: RightSize, abilities: Abilities, layout: Layout
 ) -> _FrugalRung:
     """Return the function that finds a candidate's rung with the smallest memory."""
 
     def frugal(candidate: _Candidate) -> Rung:
         training, length = candidate.training, candidate.sequence_length
-        return rungs(training, length, estimator, right_size, abilities.most_frugal, ranks)[-1]
+        return rungs(training, length, estimator, right_size, abilities.most_frugal, layout)[-1]
 
     return frugal
 

@@ -6,12 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from finetune_operator.api.plan import DEFAULT_WEIGHTS, ONE_GPU, Choice, Device, Layout
-from finetune_operator.api.pod_merge import NO_DEFAULTS, NodeRules, node_rules
+from finetune_operator.api.plan import ONE_GPU, Choice, Layout
 from finetune_operator.api.quantities import binary_size
-from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.stages import Stage
-from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.sizing import refusal
 from finetune_operator.sizing.changes import Change, smallest_change
 from finetune_operator.sizing.explanation import explain
@@ -19,112 +15,25 @@ from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.gpus.products import PRODUCTS
 from finetune_operator.sizing.ladder import (
-    ABILITIES,
-    CPU_ABILITIES,
-    OLDER_ABILITIES,
-    Abilities,
-    Estimator,
     Rung,
-    rungs,
 )
 from finetune_operator.sizing.layout import choose_layout, layout_choices, too_few, unsuitable
-from finetune_operator.sizing.memory.calibration import NO_CALIBRATION, Calibration
 from finetune_operator.sizing.memory.estimate import estimate
-from finetune_operator.sizing.memory.shape import ModelShape
-from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackProfile
-from finetune_operator.sizing.memory.terms import Estimate, NotTracedError
+from finetune_operator.sizing.memory.terms import Estimate
 from finetune_operator.sizing.memory.traced import LARGEST_DIFFERENCE, difference, traced_estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_operator.sizing.parallelism import (
+    layouts,
+    more_gpus,
+    more_gpus_remedy,
+    not_shareable,
+    parallelism_choices,
+    sharing_obstacle,
+)
+from finetune_operator.sizing.request import SizingRequest
 from finetune_operator.sizing.support import unsupported
 
-SHORTEST_LENGTH = 16
-"""Tokens: the minimum of `training.maximumLength`. A job whose rows of this length do not fit never fits, whatever its
-data. So it is rejected before anything is downloaded."""
-
-Reason = Literal["DoesNotFit", "GpuNotSupported", "GpuMemoryUnknown"]
-
-
-@dataclass(frozen=True)
-class SizingRequest:
-    """A job to size.
-
-    `sequence_length` is the padded length of the longest row in tokens, None before the data is known.
-    `length_reason` says where it comes from. `shape` is None for an unknown family, whose `trace` must then be known. A
-    trace comes before the closed form. `device` is the device of TRAIN. A job on a CPU is still sized for the GPU
-    resource in its spec. `rules` are what its pod asks of the node; None for the rules of the spec alone. `trainer` has
-    what the trainer image can do on a GPU. `layout` has the GPUs that share each step; the memory is that of one of them.
-    """
-
-    spec: FineTuneJobSpec
-    shape: ModelShape | None
-    sequence_length: int | None = None
-    stack: StackProfile = DEFAULT_STACK
-    calibration: Calibration = NO_CALIBRATION
-    device: Device = "cuda"
-    length_reason: str = "the longest row of the data in tokens"
-    rules: NodeRules | None = None
-    trainer: Abilities = ABILITIES
-    trace: MemoryTrace | None = None
-    layout: Layout = ONE_GPU
-
-    @property
-    def abilities(self) -> Abilities:
-        """What the ladder may choose: all that the trainer can do, unless the device or the stack decides."""
-        if self.device == "cpu":
-            return CPU_ABILITIES
-        able = self.trainer
-        stack = self.stack
-        if stack.cast_to_float32 or stack.quantized_head or not stack.quantization.startswith("NF4"):
-            able = replace(able, weights=(DEFAULT_WEIGHTS,))
-        fixed = stack.optimizer
-        if fixed is None:
-            return able
-        named = tuple(each for each in able.optimizers if each == fixed)
-        if named:
-            return replace(able, optimizers=named, reason="trainer.stackProfile names it")
-        # A run spec cannot ask for another one, so the image must take it by itself.
-        return replace(able, optimizers=OLDER_ABILITIES.optimizers, reason="")
-
-    @property
-    def node_rules(self) -> NodeRules:
-        """What the pod of TRAIN asks of its node."""
-        return node_rules(NO_DEFAULTS, self.spec, Stage.TRAIN) if self.rules is None else self.rules
-
-    @property
-    def length(self) -> int:
-        """Tokens of a row in the estimate."""
-        return SHORTEST_LENGTH if self.sequence_length is None else self.sequence_length
-
-    def estimator(self, gpu: Gpu | None) -> Estimator:
-        """Return the function that estimates a plan of this job on `gpu`, or on any GPU if it is None."""
-
-        def estimated(plan: TrainingPlan) -> Estimate:
-            if self.trace is not None:
-                return traced_estimate(self.trace, plan, self.stack, self.calibration, gpu)
-            if self.shape is None:
-                raise NotTracedError("a model of an unknown family must have a trace, found none")
-            return estimate(self.shape, plan, self.stack, self.calibration, gpu)
-
-        return estimated
-
-    def ladder(self, gpu: Gpu | None) -> tuple[Rung, ...]:
-        """Return every way to run the job with its estimate on `gpu`, or on any GPU if it is None."""
-        return self._rungs(gpu, self.abilities)
-
-    def frugal(self, gpu: Gpu | None) -> Rung:
-        """Return the last rung of `ladder`, without the others."""
-        return self._rungs(gpu, self.abilities.most_frugal)[-1]
-
-    def _rungs(self, gpu: Gpu | None, abilities: Abilities) -> tuple[Rung, ...]:
-        spec = self.spec
-        return rungs(
-            spec.training,
-            self.length,
-            self.estimator(gpu),
-            spec.resources.right_size,
-            abilities,
-            self.layout.gpus,
-        )
+Reason = Literal["DoesNotFit", "GpuNotSupported", "GpuMemoryUnknown", "UnsupportedModel"]
 
 
 @dataclass(frozen=True)
@@ -180,7 +89,17 @@ def decide_training(
     resources, stack = request.spec.resources, request.stack
     rules = request.node_rules
     layout = choose_layout(resources, [offer for offer in offers if eligible(offer, rules) is None])
-    request = replace(request, layout=layout)
+    training = request.spec.training
+    obstacle = sharing_obstacle(training, request.shape, request.trace)
+    ways = tuple(
+        replace(request, layout=each)
+        for each in layouts(training, layout, obstacle, known=request.trainer.shares_weights)
+    )
+    if not ways:
+        rung = request.frugal(None)
+        message = not_shareable(obstacle or "it is unknown")
+        return Infeasible("UnsupportedModel", message, rung.estimate, rung.plan)
+    request = ways[-1]
     if not offers:
         found = others()
         message = refusal.no_offer(resources.gpu_resource_name, found, _other_fit(request, found))
@@ -198,9 +117,23 @@ def decide_training(
         best = max(not_supported, key=lambda pair: _size(pair[0]))
         return _without_gpu(request, "GpuNotSupported", refusal.not_supported(best), best[0].gpu)
     known = [offer for offer in supported if offer.gpu.usable_bytes is not None]
-    feasible = _smallest_fit(request, known)
+    feasible = _smallest_fit(ways, known)
     if feasible is not None:
         return _placed(feasible)
+    shares = obstacle is None and request.trainer.shares_weights and training.parallelism != "DataParallel"
+    more = admitted if shares else ()
+    return _no_fit(request, supported, not_supported, others, more)
+
+
+def _no_fit(
+    request: SizingRequest,
+    supported: Sequence[Offer],
+    not_supported: Sequence[tuple[Offer, str]],
+    others: Callable[[], Sequence[Offer]],
+    shared: Sequence[Offer],
+) -> Infeasible:
+    """Reject a job that fits no GPU of known size. More GPUs of `shared` may share its weights."""
+    known = [offer for offer in supported if offer.gpu.usable_bytes is not None]
     unknown = [offer for offer in supported if offer.gpu.usable_bytes is None]
     if unknown:
         rung = request.frugal(unknown[0].gpu)
@@ -208,12 +141,13 @@ def decide_training(
         return Infeasible(
             "GpuMemoryUnknown", message, rung.estimate, rung.plan, known[-1].gpu if known else None
         )
-    return _too_large(request, known[-1], not_supported, _other_fit(request, others()))
+    return _too_large(request, known[-1], not_supported, _other_fit(request, others()), shared)
 
 
 def cross_check(request: SizingRequest, decision: Feasible | Infeasible) -> str | None:
     """Return a warning if the closed form and the trace differ about the plan; None if there are not both."""
-    if request.shape is None or request.trace is None:
+    if request.shape is None or request.trace is None or decision.plan.parallelism == "FullyShard":
+        # Of shared weights, the trace gives a bound only.
         return None
     closed = estimate(request.shape, decision.plan, request.stack)
     traced = traced_estimate(request.trace, decision.plan, request.stack)
@@ -244,23 +178,41 @@ def smallest_product(request: SizingRequest) -> Gpu | None:
     return found
 
 
-def _smallest_fit(request: SizingRequest, known: Sequence[Offer]) -> Feasible | None:
-    """Return the plan for the smallest of `known` that fits, with margin before without; `known` is sorted by size."""
-    ladders: dict[object, tuple[Gpu, tuple[Rung, ...]]] = {}
-    for offer in known:
-        gpu = offer.gpu
-        kind = (gpu.usable_bytes, gpu.compute_capability)
-        if kind in ladders:
-            continue
-        ladder = request.ladder(gpu)
-        ladders[kind] = (gpu, ladder)
-        for index, rung in enumerate(ladder):
-            if rung.fits_with_margin(_size(offer)):
-                return _feasible(request, known, gpu, ladder, index, borderline=False)
-    for gpu, ladder in ladders.values():
+def _smallest_fit(ways: Sequence[SizingRequest], known: Sequence[Offer]) -> Feasible | None:
+    """Return the plan for the smallest of `known` that fits, with margin before without; `known` is sorted by size.
+
+    `ways` are the request with each way to share the model. An earlier one comes first, but not without margin.
+    """
+    tried: list[tuple[SizingRequest, Gpu, tuple[Rung, ...]]] = []
+    replica: tuple[Rung, Gpu] | None = None
+    for request in ways:
+        kinds = set()
+        for offer in known:
+            gpu = offer.gpu
+            kind = (gpu.usable_bytes, gpu.compute_capability)
+            if kind in kinds:
+                continue
+            kinds.add(kind)
+            ladder = request.ladder(gpu)
+            tried.append((request, gpu, ladder))
+            for index, rung in enumerate(ladder):
+                if rung.fits_with_margin(_size(offer)):
+                    found = _feasible(request, known, gpu, ladder, index, borderline=False)
+                    return _explained(request, found, replica)
+            replica = ladder[-1], gpu
+    for request, gpu, ladder in tried:
         if ladder[-1].fits(gpu.usable_bytes or 0):
-            return _feasible(request, known, gpu, ladder, len(ladder) - 1, borderline=True)
+            found = _feasible(request, known, gpu, ladder, len(ladder) - 1, borderline=True)
+            return _explained(request, found, replica)
     return None
+
+
+def _explained(request: SizingRequest, found: Feasible, replica: tuple[Rung, Gpu] | None) -> Feasible:
+    """Return what fits with the reason for its parallelism. `replica` is the rung that did not fit the largest GPU."""
+    rung, gpu = replica or (None, found.gpu)
+    chosen = Rung(found.plan, found.estimate)
+    choices = parallelism_choices(request.spec.training, found.layout, chosen, rung, gpu)
+    return replace(found, choices=(*found.choices, *choices))
 
 
 def _placed(feasible: Feasible) -> Feasible | Infeasible:
@@ -347,6 +299,7 @@ def _too_large(
     largest: Offer,
     not_supported: Sequence[tuple[Offer, str]],
     other: Offer | None,
+    offers: Sequence[Offer],
 ) -> Infeasible:
     training, gpu = request.spec.training, largest.gpu
     rung, smallest = request.frugal(gpu), smallest_product(request)
@@ -357,9 +310,14 @@ def _too_large(
         request.spec.resources.right_size,
         _size(largest),
         request.abilities,
-        request.layout.gpus,
+        request.layout,
     )
-    message = refusal.does_not_fit(rung, largest, change, smallest, not_supported, other)
+    more = more_gpus(
+        request.spec, offers, lambda layout: replace(request, layout=layout).frugal(gpu), _size(largest)
+    )
+    message = refusal.does_not_fit(
+        rung, largest, change, smallest, not_supported, other, tuple(more_gpus_remedy(more))
+    )
     return Infeasible("DoesNotFit", message, rung.estimate, rung.plan, gpu, change, smallest)
 
 

@@ -13,7 +13,7 @@ from itertools import product
 from math import ceil, isqrt
 from typing import Literal
 
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Optimizer, Weights
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, ONE_GPU, Layout, Optimizer, Weights
 from finetune_operator.api.spec import Training
 from finetune_operator.sizing.memory.terms import Estimate, NotTracedError
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
@@ -71,6 +71,8 @@ class Abilities:
     optimizers: tuple[Optimizer, ...] = ("AdamW", "AdamW8Bit", "PagedAdamW8Bit")
     reason: str = ""
     weights: tuple[Weights, ...] = ("Dequantized", "Quantized")
+    shares_weights: bool = True
+    """Whether several GPUs may share the frozen weights if the job leaves it open."""
 
     @property
     def most_frugal(self) -> Abilities:
@@ -151,9 +153,9 @@ def plans(
     sequence_length: int,
     right_size: RightSize,
     abilities: Abilities = ABILITIES,
-    ranks: int = 1,
+    layout: Layout = ONE_GPU,
 ) -> tuple[TrainingPlan, ...]:
-    """Return all ways to run the job on so many `ranks`."""
+    """Return all ways to run the job on the GPUs of `layout`."""
     return tuple(
         training_plan(
             training,
@@ -162,10 +164,10 @@ def plans(
             checkpointing=on,
             optimizer=optimizer,
             weights=weights,
-            ranks=ranks,
+            layout=layout,
         )
         for size, on, optimizer, weights in product(
-            micro_batches(training, sequence_length, right_size, ranks),
+            micro_batches(training, sequence_length, right_size, layout.gpus),
             checkpointings(training, right_size),
             abilities.optimizers,
             abilities.weights,
@@ -181,16 +183,16 @@ def training_plan(
     checkpointing: bool,
     optimizer: Optimizer = DEFAULT_OPTIMIZER,
     weights: Weights = DEFAULT_WEIGHTS,
-    ranks: int = 1,
+    layout: Layout = ONE_GPU,
 ) -> TrainingPlan:
     """Return the values of `training` that decide memory, completed by those that sizing may choose.
 
-    Several `ranks` share the rows of a step, and the values are those of the one with the most passes.
+    The GPUs of `layout` share the rows of a step, and the values are those of the one with the most passes.
     """
     return TrainingPlan(
         sequence_length=sequence_length,
         micro_batch_size=micro_batch_size,
-        gradient_accumulation=ceil(training.effective_batch_size / (micro_batch_size * ranks)),
+        gradient_accumulation=ceil(training.effective_batch_size / (micro_batch_size * layout.gpus)),
         gradient_checkpointing=checkpointing,
         rank=training.lora.rank,
         target_modules=training.lora.target_modules,
@@ -198,7 +200,8 @@ def training_plan(
         variant=training.lora.variant,
         optimizer=optimizer,
         weights=weights,
-        ranks=ranks,
+        ranks=layout.gpus,
+        parallelism=layout.parallelism,
     )
 
 
@@ -208,7 +211,7 @@ def rungs(
     estimator: Estimator,
     right_size: RightSize,
     abilities: Abilities = ABILITIES,
-    ranks: int = 1,
+    layout: Layout = ONE_GPU,
 ) -> tuple[Rung, ...]:
     """Return the ladder, fastest first. Each rung needs less memory than the one before.
 
@@ -225,7 +228,7 @@ def rungs(
         abilities = abilities.most_frugal
     resident = tuple(optimizer for optimizer in abilities.optimizers if optimizer != _PAGED)
     considered = replace(abilities, optimizers=resident or abilities.optimizers)
-    found = list(_known(plans(training, sequence_length, right_size, considered, ranks), estimator))
+    found = list(_known(plans(training, sequence_length, right_size, considered, layout), estimator))
     ladder: list[Rung] = []
     for rung in sorted(found, key=lambda rung: (relative_time(rung.plan), rung.estimate.device_bytes)):
         if not ladder or rung.estimate.device_bytes < ladder[-1].estimate.device_bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from finetune_operator.api.plan import Choice, Layout
 from finetune_operator.api.spec import Resources
@@ -25,8 +25,9 @@ def choose_layout(resources: Resources, offers: Sequence[Offer]) -> Layout:
     return Layout(gpus // per_node, per_node)
 
 
-def places(offers: Sequence[Offer], per_node: int) -> float:
+def places(offers: Iterable[Offer], per_node: int) -> float:
     """Return the number of pods with `per_node` GPUs that have a place; infinity if an autoscaler can start nodes."""
+    offers = tuple(offers)
     if any(offer.node is None and offer.count >= per_node for offer in offers):
         return float("inf")
     return sum(offer.count // per_node for offer in offers)

@@ -29,22 +29,31 @@ def does_not_fit(
     smallest: Gpu | None,
     excluded: Sequence[tuple[Offer, str]],
     other: Offer | None = None,
+    more_gpus: Sequence[str] = (),
 ) -> str:
     """Return the message of a job whose most frugal `rung` fits no GPU; `largest` is the GPU with the most memory.
 
     `change` is the smallest change that fits `largest`. `smallest` is the smallest product on which the job fits
     unchanged. `excluded` are other GPUs, each with the reason why it does not count. `other` is the smallest GPU of
-    another resource on which the job fits unchanged.
+    another resource on which the job fits unchanged. `more_gpus` says which number of GPUs would do.
     """
     sentences = [
-        f"The run must fit on one GPU. {requirement(rung)}",
+        f"{_place(rung.plan)} {requirement(rung)}",
         _shortage(largest, rung),
         remedy(change),
+        *more_gpus,
         *_other_resource(other),
         smallest_gpu(smallest),
         *(f"Not considered: {_named(offer)}: {why}." for offer, why in excluded[:1]),
     ]
     return bounded(sentences)
+
+
+def _place(plan: TrainingPlan) -> str:
+    if plan.ranks == 1:
+        return "The run must fit on one GPU."
+    what = "A replica of the model" if plan.parallelism == "DataParallel" else "A part of the model"
+    return f"{what} must fit on each of {plan.ranks} GPUs."
 
 
 def no_offer(resource_name: str, others: Sequence[Offer] = (), fitting: Offer | None = None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_operator.api.formats import format_number, format_time, parse_time
-from finetune_operator.api.plan import Choice, Layout, Plan, Rung
+from finetune_operator.api.plan import Choice, Layout, Parallelism, Plan, Rung
 from finetune_operator.api.stages import Stage
 from finetune_operator.contract.artifacts import Publication, TrackerRecord
 from finetune_operator.contract.dataset_report import DatasetReport
@@ -311,8 +311,15 @@ def plan(chosen: Plan) -> dict[str, Any]:
 
 
 def layout(chosen: Layout) -> dict[str, Any]:
-    """The pods and GPUs of several ranks for status; empty for one GPU."""
-    return {} if chosen.gpus == 1 else {"nodes": chosen.nodes, "gpusPerNode": chosen.per_node}
+    """The pods and GPUs of several ranks for status, and how they share the model; empty for one GPU."""
+    if chosen.gpus == 1:
+        return {}
+    return {"nodes": chosen.nodes, "gpusPerNode": chosen.per_node, "parallelism": chosen.parallelism}
+
+
+def read_parallelism(training: Mapping[str, Any]) -> Parallelism:
+    """Return how the GPUs of a recorded plan share the model. That of an earlier operator has replicas."""
+    return "FullyShard" if training.get("parallelism") == "FullyShard" else "DataParallel"
 
 
 def ladder(rungs: Iterable[Rung]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,7 +10,14 @@ from finetune_cli.__main__ import main
 from finetune_cli.errors import UsageError
 from finetune_cli.exit_codes import ExitCode
 from finetune_cli.manifests import read_manifests
-from finetune_cli.run.local import LocalFolders, local_paths, rate_of, run_locally, secret_environment
+from finetune_cli.run.local import (
+    LocalFolders,
+    choose_ranks,
+    local_paths,
+    rate_of,
+    run_locally,
+    secret_environment,
+)
 from finetune_operator.api.spec import FineTuneJobSpec
 from jsonschema import Draft202012Validator
 
@@ -81,6 +89,39 @@ def test_one_process_has_nobody_to_share_weights_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="FullyShard needs --processes of at least 2, found 1"):
         run_locally(read_manifests(job_file(tmp_path)), folders, "cpu", 1, "FullyShard")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "found"),
+    [
+        ("cuda", (None, None), (4, "FullyShard")),
+        ("cuda", (2, None), (2, "FullyShard")),
+        ("cuda", (1, None), (1, "DataParallel")),
+        ("cuda", (None, "DataParallel"), (4, "DataParallel")),
+        ("cpu", (None, None), (1, "DataParallel")),
+        ("cpu", (2, None), (2, "FullyShard")),
+    ],
+)
+def test_the_spec_gives_the_processes_that_the_command_leaves_open(
+    device: Any, given: tuple[Any, Any], found: tuple[int, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = FineTuneJobSpec.parse(
+        {
+            **next(yaml.safe_load_all(JOB))["spec"],
+            "resources": {"gpus": 4},
+            "training": {"parallelism": "FullyShard"},
+        }
+    )
+    assert choose_ranks(spec, device, *given) == found
+    ignored = device == "cpu" and given[0] is None
+    assert ("one process for resources.gpus 4" in capsys.readouterr().err) == ignored
+
+
+def test_a_job_with_one_gpu_runs_in_one_process_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = FineTuneJobSpec.parse(next(yaml.safe_load_all(JOB))["spec"])
+    for device in ("cuda", "cpu"):
+        assert choose_ranks(spec, device, None, None) == (1, "DataParallel")
+    assert capsys.readouterr().err == ""
 
 
 def test_the_learning_rate_follows_from_what_prepare_reports() -> None:

@@ -46,6 +46,17 @@ CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
         ({"dataset": {"source": CLAIM}}, "must name a file"),
         ({"training": {"epochs": 1, "maximumSteps": 2}}, "at most one of epochs and maximumSteps"),
         ({"training": {"microBatchSize": 5}}, "must divide"),
+        ({"training": {"parallelism": "FullyShard"}}, "needs resources.gpus of at least 2, found 1"),
+        (
+            {
+                "training": {"parallelism": "FullyShard", "lora": {"variant": "DoRA"}},
+                "resources": {"gpus": 2},
+            },
+            "variant Standard or RankStabilized",
+        ),
+        ({"training": {"parallelism": "Pipeline"}}, "spec.training.parallelism"),
+        ({"resources": {"gpus": 4, "gpusPerNode": 3}}, "gpusPerNode must divide resources.gpus"),
+        ({"resources": {"gpus": 17}}, "at most training.effectiveBatchSize"),
         ({"training": {"learningRate": 0}}, "spec.training.learningRate"),
         (
             {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "a/../b"}}}},

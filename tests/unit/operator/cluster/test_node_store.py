@@ -5,10 +5,11 @@ from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cluster.node_store import GpuStore
-from finetune_operator.sizing.decision import Feasible, Infeasible, SizingRequest
+from finetune_operator.sizing.decision import Feasible, Infeasible
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from finetune_operator.sizing.memory.shape import model_shape
+from finetune_operator.sizing.request import SizingRequest
 
 from tests.support.operator import CONFIG, make_node, make_spec
 

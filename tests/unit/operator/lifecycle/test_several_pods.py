@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +15,7 @@ from finetune_operator.observed.observation import Pod
 from finetune_operator.placement.storage import JobVolumes, MountedClaim
 
 from tests.support.operator import (
+    SECTIONS,
     SETTINGS,
     make_failure,
     make_inventory,
@@ -22,6 +25,7 @@ from tests.support.operator import (
     make_result,
     make_spec,
 )
+from tests.support.sizing_jobs import CONFIGS
 from tests.support.world import World
 
 TWO = {"gpus": 2, "gpusPerNode": 1}
@@ -101,6 +105,55 @@ def test_several_gpus_of_one_node_are_one_pod() -> None:
         '"ranks":{"nodes":1,"perNode":4}' in spec["template"]["metadata"]["annotations"]["finetune.dev/run"]
     )
     assert world.job.status["plan"]["training"]["gpusPerNode"] == 4
+
+
+def sharing(version: str = "1.12") -> World:
+    """A world whose GPUs hold a part of Mistral-7B, but no replica. PREPARE speaks this version of the contract."""
+    inventory = make_inventory(make_node("gpu1", gpus=4, memory=4500))
+    world = World(job=make_job(make_spec(resources={"gpus": 4})), inventory=inventory)
+    world.settle()
+    prepared = deepcopy(SECTIONS[Stage.PREPARE]["prepare"])
+    config = json.loads((CONFIGS / "mistral-7b-instruct-v0.3.json").read_text("utf-8"))
+    prepared["model"]["config"] = {name: value for name, value in config.items() if name != "architectures"}
+    world.succeed(Stage.PREPARE, version=version, prepare=prepared)
+    world.settle()
+    return world
+
+
+def run_of(world: World, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        world.bodies[name]["spec"]["template"]["metadata"]["annotations"]["finetune.dev/run"]
+    )
+    return found
+
+
+def test_gpus_that_hold_no_replica_share_the_weights() -> None:
+    world = sharing()
+    assert run_of(world, TRAIN)["training"]["parallelism"] == "FullyShard"
+    assert run_of(world, TRAIN)["ranks"] == {"nodes": 1, "perNode": 4}
+    plan = world.job.status["plan"]
+    assert plan["training"]["parallelism"] == "FullyShard"
+    (choice,) = [choice for choice in plan["choices"] if choice["name"] == "parallelism"]
+    assert "a replica needs" in choice["reason"]
+
+
+def test_a_later_attempt_keeps_how_the_gpus_share_the_model() -> None:
+    world = sharing()
+    world.run_pod(TRAIN, node="gpu1")
+    world.settle()
+    # A replica would fit by now, but the workspace has a checkpoint of this plan.
+    world.inventory = make_inventory(make_node("gpu1", gpus=4, memory=81920))
+    world.end_pod(TRAIN, interrupted(), 75)
+    world.settle()
+    assert run_of(world, "demo-train-1")["training"]["parallelism"] == "FullyShard"
+
+
+def test_a_trainer_that_is_too_old_gets_no_shared_weights() -> None:
+    world = sharing("1.11")
+    assert TRAIN not in world.bodies
+    assert any(
+        "A replica of the model must fit" in each["message"] for each in world.job.status["conditions"]
+    )
 
 
 def test_racks_are_preferred_after_the_node() -> None:

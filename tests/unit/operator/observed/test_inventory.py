@@ -6,10 +6,11 @@ import pytest
 from finetune_operator.api.pod_merge import NodeRules, SelectedLabel
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.observed import inventory as inventory_module
-from finetune_operator.sizing.decision import Infeasible, SizingRequest
+from finetune_operator.sizing.decision import Infeasible
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from finetune_operator.sizing.ladder import OLDER_ABILITIES
 from finetune_operator.sizing.memory.shape import model_shape
+from finetune_operator.sizing.request import SizingRequest
 
 from tests.support.operator import CONFIG, make_inventory, make_node, make_spec
 

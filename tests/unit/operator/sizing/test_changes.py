@@ -9,7 +9,8 @@ import pytest
 from finetune_operator.api.quantities import GIB
 from finetune_operator.api.spec import Training
 from finetune_operator.sizing.changes import Change, smallest_change
-from finetune_operator.sizing.decision import SizingRequest, decide_training
+from finetune_operator.sizing.decision import decide_training
+from finetune_operator.sizing.request import SizingRequest
 
 from tests.support.sizing_jobs import infeasible, make_request, make_spec, on_node, sized
 

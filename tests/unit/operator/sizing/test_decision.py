@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.plan import Optimizer
-from finetune_operator.sizing.decision import SHORTEST_LENGTH, decide_training, smallest_product
+from finetune_operator.sizing.decision import decide_training, smallest_product
 from finetune_operator.sizing.gpus.gpu import Gpu
 from finetune_operator.sizing.gpus.products import PRODUCTS
 from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK, StackOptimizer
 from finetune_operator.sizing.planning import make_plan
+from finetune_operator.sizing.request import SHORTEST_LENGTH
 
 from tests.support.sizing_jobs import feasible, infeasible, make_request, make_spec, on_node, product, sized
 

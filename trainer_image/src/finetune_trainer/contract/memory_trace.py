@@ -19,6 +19,20 @@ class ModuleGroup(Part):
     bytes: int
 
 
+class SharedGroups(Part):
+    """Frozen weights that a rank gathers if several share them, in bytes.
+
+    They are those of the largest layer, with packed and with dequantized weights, of the embedding, and of the output head,
+    which is 0 if it is tied. `layers` is the number of layers.
+    """
+
+    layers: int
+    layer_bytes: int
+    dequantized_layer_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+
+
 class MemoryTrace(Part):
     """What a run needs on a GPU, without the CUDA context, workspaces of libraries and fragmentation.
 
@@ -26,7 +40,7 @@ class MemoryTrace(Part):
     optimizer's states. A row of `rungs` is one way to run a step, and has its rows of a pass, 1 if it recomputes
     activations, 1 if its weights are dequantized, and the peaks of the phases Load, Loss, Recompute, Optimizer and
     Evaluation in KiB, without the optimizer's states. A row of `lengths` has a shorter length in tokens and the same peaks,
-    of the most frugal way with one row.
+    of the most frugal way with one row. `sharing` is None if ranks cannot share the weights.
     """
 
     length: int
@@ -39,6 +53,7 @@ class MemoryTrace(Part):
     optimizers: dict[str, int]
     rungs: tuple[tuple[int, int, int, int, int, int, int, int], ...]
     lengths: tuple[tuple[int, int, int, int, int, int], ...] = ()
+    sharing: SharedGroups | None = None
 
 
 class TraceRequest(Value):

@@ -90,6 +90,7 @@ def _trace(request: TraceRequest, end: float, now: Callable[[], float], *, whole
             if lengths
             else {}
         ),
+        **({} if tracer.sharing is None else {"sharing": tracer.sharing}),
     )
 
 

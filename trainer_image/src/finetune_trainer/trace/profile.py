@@ -18,6 +18,7 @@ from finetune_trainer.trace.fake_model import build_config, plain_structure, qua
 from finetune_trainer.trace.layers import find_layers, keep_layers, sampled_layers, stand_ins
 from finetune_trainer.trace.packed import PackedSizes, combined, packed_sizes
 from finetune_trainer.trace.segments import PassSegments, Segment, compose, total
+from finetune_trainer.trace.sharing import shared_groups
 from finetune_trainer.trace.step import AdaptedModel, OptimizerSizes, Sizes
 from finetune_trainer.trace.ways import Way
 
@@ -60,9 +61,9 @@ class Tracer:
         self._experts = self._packed_sizes(structure, lora)
         places = (None, *self._layers)
         self._packed = combined(self._experts[place] for place in places if place in self._experts)
-        self.census = take_census(
-            quantized_structure(plain_structure(build_config(document))), lora.target_modules, self._packed
-        )
+        entire = quantized_structure(plain_structure(build_config(document)))
+        self.census = take_census(entire, lora.target_modules, self._packed)
+        self.sharing = shared_groups(entire)
         self._structure = structure
         self._models: dict[tuple[Weights, bool], AdaptedModel] = {}
         self._optimizers: dict[Optimizer, OptimizerSizes] = {}

@@ -10,6 +10,7 @@ from finetune_operator.sizing.memory.adapters import bucket_items, optimizer_ite
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
 from finetune_operator.sizing.memory.device import device_items
 from finetune_operator.sizing.memory.losses import loss_items, scoring_items
+from finetune_operator.sizing.memory.sharing import REPLICA, gathered, own_weight_items
 from finetune_operator.sizing.memory.terms import Estimate, MemoryItem, Phase, Term
 from finetune_operator.sizing.memory.weights import (
     cast_items,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from finetune_operator.sizing.memory.activations import LayerMemory
     from finetune_operator.sizing.memory.calibration import Calibration
     from finetune_operator.sizing.memory.shape import ModelShape
+    from finetune_operator.sizing.memory.sharing import Gathered
     from finetune_operator.sizing.memory.stack import StackProfile
     from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
@@ -38,16 +40,21 @@ def estimate(
     calibration: Calibration = NO_CALIBRATION,
     gpu: Gpu | None = None,
 ) -> Estimate:
-    """Estimate the memory of one run in bytes; without a `gpu`, the result holds for every GPU."""
+    """Estimate the memory of one run in bytes on one of its GPUs; without a `gpu`, the result holds for every GPU."""
     packed = stack
     if plan.weights == "Dequantized":
         # Layers then multiply with matrices in 16 bits.
         stack = replace(stack, quantization="None")
-    weights = weight_items(shape, stack)
-    loading = weights
-    if stack.quantization != packed.quantization:
-        constants, matrix = dequantized_items(shape, packed)
-        weights, loading = (*weights, constants), (*weights, constants, matrix)
+    dequantized = stack.quantization != packed.quantization
+    moving = REPLICA
+    if plan.parallelism == "FullyShard":
+        loading = weights = own_weight_items(shape, packed, plan.ranks, dequantized=dequantized)
+        moving = gathered(shape, packed, plan.ranks, dequantized=dequantized)
+    else:
+        loading = weights = weight_items(shape, stack)
+        if dequantized:
+            constants, matrix = dequantized_items(shape, packed)
+            weights, loading = (*weights, constants), (*weights, constants, matrix)
     casts, original = cast_items(shape, stack)
     trained = trained_tensors(shape, plan, stack)
     adapter = MemoryItem("adapter", trained.bytes, f"{trained.parameters} parameters x {trained.width} B")
@@ -56,7 +63,13 @@ def estimate(
     buckets = bucket_items(trained, plan)
     stack = calibrated(stack, calibration)
     step = _Step(
-        shape, plan, stack, layer_memories(shape, plan, stack), gradients, calibration.activation_factor
+        shape,
+        plan,
+        stack,
+        layer_memories(shape, plan, stack),
+        gradients,
+        calibration.activation_factor,
+        moving,
     )
     casting = (MemoryItem("16-bit original", original, "of the largest parameter that is cast"),)
     adapting = (
@@ -115,6 +128,7 @@ class _Step:
         layers: tuple[tuple[int, LayerMemory], ...],
         gradients: MemoryItem,
         factor: float,
+        moving: Gathered,
     ) -> None:
         self._shape = shape
         self._plan = plan
@@ -122,6 +136,7 @@ class _Step:
         self._layers = layers
         self._gradients = gradients
         self._factor = factor
+        self._moving = moving
         self._batch = batch_item(shape, plan, stack)
 
     def loss(self) -> tuple[MemoryItem, ...]:
@@ -138,7 +153,16 @@ class _Step:
             )
         loss = loss_items(self._shape, self._plan, self._stack)
         running = (others, *peak_items(max((one.forward for _, one in self._layers), key=sum)))
-        return (*before, *self._scaled(self._batch, *_largest((all_kept, *loss), running)))
+        moving = self._moving
+        return (
+            *before,
+            *self._largest_of(
+                ((all_kept, *loss), moving.projecting),
+                (running, moving.running),
+                ((all_kept, _hidden(loss)), moving.at_head),
+                ((), moving.beginning),
+            ),
+        )
 
     def backward(self) -> tuple[MemoryItem, ...]:
         """Return the items at the peak of the backward pass: in the last layer, or in the first with all gradients."""
@@ -151,8 +175,12 @@ class _Step:
         )
         # Of several ranks, the gradients are in the buckets by then.
         gradients = (self._gradients,) if self._plan.ranks == 1 else ()
-        first = (*gradients, *self._scaled(self._kept(last=False)))
-        last = (self._last_gradients(), *self._scaled(self._kept(last=True)))
+        first = (*gradients, self._moving.first_backward, *self._scaled(self._kept(last=False)))
+        last = (
+            self._last_gradients(),
+            self._moving.last_backward,
+            *self._scaled(self._kept(last=True)),
+        )
         return (*_largest(last, first), *self._scaled(self._batch, *work, workspace))
 
     def evaluation(self) -> tuple[MemoryItem, ...]:
@@ -161,7 +189,18 @@ class _Step:
         hidden = self._stack.residual_width * self._shape.hidden * self._plan.tokens
         scoring = scoring_items(self._shape, self._plan, self._stack)
         layer = (MemoryItem("layer input", hidden, "of one layer"), *running)
-        return self._scaled(self._batch, *_largest(scoring, layer))
+        moving = self._moving
+        return self._largest_of(
+            (scoring, moving.projecting),
+            (layer, moving.running),
+            ((_hidden(scoring),), moving.at_head),
+            ((), moving.answering),
+        )
+
+    def _largest_of(self, *ways: tuple[tuple[MemoryItem, ...], MemoryItem]) -> tuple[MemoryItem, ...]:
+        """Return the batch with the largest of some moments: the activations and the gathered weights of each."""
+        activations, weights = max(ways, key=lambda way: sum(part.bytes for part in way[0]) + way[1].bytes)
+        return (*self._scaled(self._batch, *activations), weights)
 
     def _scaled(self, *parts: MemoryItem) -> tuple[MemoryItem, ...]:
         """Multiply activations by the calibration's factor."""
@@ -190,6 +229,10 @@ def calibrated(stack: StackProfile, calibration: Calibration) -> StackProfile:
 
 def _largest(one: tuple[MemoryItem, ...], other: tuple[MemoryItem, ...]) -> tuple[MemoryItem, ...]:
     return max((one, other), key=lambda parts: sum(part.bytes for part in parts))
+
+
+def _hidden(items: tuple[MemoryItem, ...]) -> MemoryItem:
+    return next(item for item in items if item.name == "hidden states")
 
 
 def _during(phase: Phase, parts: Iterable[MemoryItem]) -> list[Term]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from finetune_operator.sizing.memory.calibration import NO_CALIBRATION
 from finetune_operator.sizing.memory.estimate import calibrated, completed
+from finetune_operator.sizing.memory.sharing import Gathered
 from finetune_operator.sizing.memory.terms import Estimate, MemoryItem, NotTracedError, Phase, Term, allocated
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ LARGEST_DIFFERENCE = 0.03
 """Share of the traced peak by which the closed form may differ without a warning."""
 _PHASES = (Phase.LOAD, Phase.LOSS, Phase.RECOMPUTE, Phase.OPTIMIZER, Phase.EVALUATION)
 _KIB = 1024
+_VECTORS = "norms and other parameters"
+_NESTED, _WEIGHTS_OF_NESTED = 4, 64 * 256
+"""Bytes of a constant of the second level of NF4, and the weights that share it. It stays whole on every rank."""
 _WIDTH = 2
 """Bytes of a dequantized weight."""
 
@@ -44,6 +48,8 @@ def traced_estimate(
 
     The trace has the adapter of the spec. A smaller rank saves weights and states, and no other change of the adapter
     counts, so such an estimate is rather too high. Gradients are among the temporary tensors but for the optimizer's phase.
+    Of shared weights, it takes the largest sum of what is gathered in a phase and of its temporary tensors, which may be
+    those of different moments.
     """
     found = _peaks(trace, plan)
     if found is None or plan.rank > trace.rank:
@@ -53,11 +59,14 @@ def traced_estimate(
         )
     adapter = -(-trace.adapted.bytes * plan.rank // trace.rank)
     states = -(-_states(trace, plan.optimizer) * plan.rank // trace.rank)
-    weights = tuple(_weights(trace, plan))
+    if plan.parallelism == "FullyShard" and trace.sharing is None:
+        raise NotTracedError("a model that ranks share must have groups that a rank can gather, found none")
+    whole = sum(item.bytes for item in _weights(trace, plan))
+    weights = tuple(_own(trace, plan))
     terms: list[Term] = []
     for phase, peak in zip(_PHASES, found, strict=True):
         items = [*weights, MemoryItem("adapter", adapter, f"rank {plan.rank}")]
-        rest = peak - sum(item.bytes for item in weights) - trace.adapted.bytes
+        rest = peak - whole - trace.adapted.bytes
         if phase is not Phase.LOAD:
             items.append(MemoryItem("optimizer states", states, plan.optimizer))
         if plan.ranks > 1 and phase in {Phase.LOSS, Phase.RECOMPUTE}:
@@ -69,6 +78,7 @@ def traced_estimate(
         tokens = f"{plan.micro_batch_size} x {plan.sequence_length} tokens, traced"
         size = max(0, round(rest * calibration.activation_factor))
         items.append(MemoryItem("activations and temporary tensors", size, tokens))
+        items += _gathered(trace, plan, phase)
         terms += [item.during(phase) for item in items if item.bytes]
     return completed(terms, calibrated(stack, calibration), calibration, gpu)
 
@@ -89,10 +99,42 @@ def _weights(trace: MemoryTrace, plan: TrainingPlan) -> Iterator[MemoryItem]:
     for name, group in (
         ("experts in NF4", trace.experts),
         ("embeddings and output head", trace.embeddings),
-        ("norms and other parameters", trace.other),
+        (_VECTORS, trace.other),
     ):
         if group is not None:
             yield MemoryItem(name, group.bytes, f"{group.parameters:,} parameters")
+
+
+def _own(trace: MemoryTrace, plan: TrainingPlan) -> Iterator[MemoryItem]:
+    """Yield the weights that a rank keeps: all of a replica, and else its part of all but the vectors."""
+    for item in _weights(trace, plan):
+        if plan.parallelism == "DataParallel" or item.name == _VECTORS:
+            yield item
+        else:
+            yield MemoryItem(item.name, -(-item.bytes // plan.ranks), f"1/{plan.ranks} of {item.formula}")
+    if plan.parallelism == "FullyShard":
+        size = _NESTED * -(-trace.quantized.parameters // _WEIGHTS_OF_NESTED)
+        yield MemoryItem("whole constants", size, f"{_NESTED} B for {_WEIGHTS_OF_NESTED:,} weights")
+
+
+def _gathered(trace: MemoryTrace, plan: TrainingPlan, phase: Phase) -> Iterator[MemoryItem]:
+    """Yield the most that a rank gathers in a phase."""
+    groups = trace.sharing
+    if plan.parallelism == "DataParallel" or groups is None:
+        return
+    layer = groups.dequantized_layer_bytes if plan.weights == "Dequantized" else groups.layer_bytes
+    moments = Gathered(
+        layer, groups.embedding_bytes, groups.head_bytes, tied=groups.head_bytes == 0, layers=groups.layers
+    )
+    found: tuple[MemoryItem, ...] = ()
+    if phase is Phase.LOSS:
+        found = (moments.beginning, moments.running, moments.at_head, moments.projecting)
+    elif phase is Phase.RECOMPUTE:
+        found = (moments.last_backward,)
+    elif phase is Phase.EVALUATION:
+        found = (moments.answering, moments.running, moments.at_head)
+    if found:
+        yield max(found, key=lambda item: item.bytes)
 
 
 def _states(trace: MemoryTrace, optimizer: str) -> int:

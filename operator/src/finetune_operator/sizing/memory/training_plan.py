@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Optimizer, Weights
+from finetune_operator.api.plan import DEFAULT_OPTIMIZER, DEFAULT_WEIGHTS, Optimizer, Parallelism, Weights
 
 TargetModules = Literal["AllLinear", "AttentionOnly"]
 Variant = Literal["Standard", "RankStabilized", "DoRA"]
@@ -18,7 +18,7 @@ class TrainingPlan:
     `sequence_length` is the padded length of the longest row in tokens. `micro_batch_size` is the rows of one forward
     pass, and `gradient_accumulation` the forward passes of one optimizer step. A stack profile that names an optimizer
     comes before `optimizer`. `weights` says if the 4-bit weights are packed. `ranks` is the number of GPUs that share the rows
-    of a step, each with a replica of the model; the other values are those of one of them.
+    of a step, and `parallelism` how they share the model; the other values are those of one of them.
     """
 
     sequence_length: int
@@ -32,6 +32,7 @@ class TrainingPlan:
     optimizer: Optimizer = DEFAULT_OPTIMIZER
     weights: Weights = DEFAULT_WEIGHTS
     ranks: int = 1
+    parallelism: Parallelism = "DataParallel"
 
     @property
     def tokens(self) -> int:

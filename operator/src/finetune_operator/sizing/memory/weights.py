@@ -22,17 +22,23 @@ _NESTED_CODE_TABLE = 256 * 4
 
 def matrix_bytes(weights: int, outputs: int, stack: StackProfile) -> tuple[int, int]:
     """Return the bytes of one matrix of `weights` elements: (packed values, quantization constants)."""
+    values, scales, others = matrix_parts(weights, outputs, stack)
+    return allocated(values), allocated(scales) + others
+
+
+def matrix_parts(weights: int, outputs: int, stack: StackProfile) -> tuple[int, int, int]:
+    """Return the bytes of one matrix: (packed values, constants of single blocks, other constants as allocated)."""
     if stack.quantization == "None":
-        return allocated(weights * stack.unquantized_width), 0
+        return weights * stack.unquantized_width, 0, 0
     if stack.quantization == "Int8":
         # One float32 scale for each output (bitsandbytes Int8Params.SCB).
-        return allocated(weights), allocated(4 * outputs)
+        return weights, 4 * outputs, 0
     constants = blocks(weights, _WEIGHTS_IN_BLOCK)
-    packed = allocated(weights // 2)
     if stack.quantization == "NF4":
-        return packed, allocated(4 * constants) + allocated(_CODE_TABLE)
-    nested = allocated(constants) + allocated(4 * blocks(constants, _CONSTANTS_IN_BLOCK))
-    return packed, nested + allocated(_CODE_TABLE) + allocated(_NESTED_CODE_TABLE) + allocated(4)
+        return weights // 2, 4 * constants, allocated(_CODE_TABLE)
+    nested = allocated(4 * blocks(constants, _CONSTANTS_IN_BLOCK))
+    tables = allocated(_CODE_TABLE) + allocated(_NESTED_CODE_TABLE) + allocated(4)
+    return weights // 2, constants, nested + tables
 
 
 def weight_items(shape: ModelShape, stack: StackProfile) -> tuple[MemoryItem, ...]:

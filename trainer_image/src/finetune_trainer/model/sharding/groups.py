@@ -43,3 +43,6 @@ def share_out(model: Any, mesh: DeviceMesh) -> None:
         fully_shard(embedding, reshard_after_forward=True, **settings)
         fully_shard(head, reshard_after_forward=False, **settings)
     fully_shard(body(causal), **settings)
+    for module in {id(each): each for each in (embedding, head)}.values():
+        # Frozen embeddings have no backward pass, and the loss has mapped its gradient to the hidden states already.
+        module.set_unshard_in_backward(False)
