@@ -18,8 +18,9 @@ from finetune_cli.plan.inputs import DEFAULT_JOB
 from finetune_operator.api.quantities import binary_size
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.contract.memory_trace import MemoryTrace
-from finetune_operator.sizing.decision import SizingRequest, smallest_product
+from finetune_operator.sizing.decision import smallest_product
 from finetune_operator.sizing.memory.shape import model_shape
+from finetune_operator.sizing.request import SizingRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("benchmarks/models/results.json")
