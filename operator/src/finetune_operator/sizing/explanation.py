@@ -15,6 +15,9 @@ from finetune_operator.sizing.planning import CPU_CHECKPOINTING_REASON
 FORBID_REASON = "resources.rightSize is Forbid, so the value is the same on every GPU"
 
 
+NOT_TRACED_REASON = "the trace of the model has no other way"
+
+
 def explain(
     spec: FineTuneJobSpec,
     ladder: Sequence[Rung],
@@ -105,7 +108,9 @@ def _checkpointing(
         return Choice(
             name, value, f"{why}, and computing activations twice takes {RECOMPUTING - 1:.0%} more time"
         )
-    without = next(rung for rung in reversed(ladder[:index]) if not rung.plan.gradient_checkpointing)
+    without = next((rung for rung in reversed(ladder[:index]) if not rung.plan.gradient_checkpointing), None)
+    if without is None:
+        return Choice(name, value, NOT_TRACED_REASON)
     return Choice(
         name,
         value,
@@ -145,8 +150,14 @@ def _weights(
     elif weights == "Dequantized":
         reason = "the job fits with its 4-bit weights in 16 bits, so that no pass has to unpack them"
     else:
-        unpacked = next(rung for rung in reversed(ladder[:index]) if rung.plan.weights == "Dequantized")
-        reason = f"{_named(unpacked, ladder[index].plan)} {_shortage(unpacked, gpu)}"
+        unpacked = next(
+            (rung for rung in reversed(ladder[:index]) if rung.plan.weights == "Dequantized"), None
+        )
+        reason = (
+            NOT_TRACED_REASON
+            if unpacked is None
+            else f"{_named(unpacked, ladder[index].plan)} {_shortage(unpacked, gpu)}"
+        )
     yield Choice("weights", weights, reason)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.plan import Device
-from finetune_operator.sizing.explanation import FORBID_REASON, explain
+from finetune_operator.sizing.explanation import FORBID_REASON, NOT_TRACED_REASON, explain
 from finetune_operator.sizing.gpus.gpu import Gpu
 
 from tests.support.sizing_jobs import make_request, sized
@@ -147,6 +147,35 @@ def test_packed_weights_name_the_dequantized_plan_that_does_not_fit() -> None:
     value, reason = reasons(index=index, gpu=gpu)["weights"]
     assert value == "Quantized"
     assert reason.startswith("micro-batch 1 with dequantized weights needs 26.9 GiB, but Small has ")
+
+
+@pytest.mark.parametrize(
+    ("missing", "name", "value"),
+    [("Dequantized", "weights", "Quantized"), ("without checkpointing", "gradientCheckpointing", "true")],
+)
+def test_a_way_that_a_trace_lacks_is_no_choice(missing: str, name: str, value: str) -> None:
+    request = make_request()
+    ladder = [
+        rung
+        for rung in request.ladder(LARGE)
+        if (rung.plan.weights != missing if missing == "Dequantized" else rung.plan.gradient_checkpointing)
+    ]
+    index = next(
+        number
+        for number, rung in enumerate(ladder)
+        if rung.plan.weights == "Quantized" and rung.plan.optimizer == "AdamW"
+    )
+    choices = explain(
+        request.spec,
+        ladder,
+        index,
+        LARGE,
+        borderline=False,
+        length_reason="measured",
+        device="cuda",
+        abilities=request.abilities,
+    )
+    assert {each.name: (each.value, each.reason) for each in choices}[name] == (value, NOT_TRACED_REASON)
 
 
 def test_a_cpu_has_one_optimizer() -> None:
