@@ -41,6 +41,12 @@ def test_a_token_id_beyond_the_small_vocabulary_is_moved_into_it() -> None:
     assert small("llama", eos_token_id=128009).eos_token_id < VOCABULARY
 
 
+def test_a_vocabulary_stays_if_asked_for_unless_it_is_absurd() -> None:
+    for ids, kept in ((262_400, 262_400), (10**9, VOCABULARY)):
+        document = AutoConfig.for_model("llama", vocab_size=ids).to_dict()
+        assert small_document(document, None)["vocab_size"] == kept
+
+
 @pytest.mark.parametrize("kind", ["llama", "deepseek_v3", "gemma3n_text", "falcon_h1", "qwen3_next", "gpt2"])
 def test_the_model_of_a_small_config_has_few_parameters_and_runs(kind: str) -> None:
     torch.manual_seed(0)

@@ -11,6 +11,8 @@ from typing import Any
 
 WIDTH, HEADS, HEAD, FEED_FORWARD, EXPERTS, PER_KIND = 64, 4, 16, 128, 4, 2
 VOCABULARY = 320
+LARGEST_VOCABULARY = 1 << 19
+"""Twice that of any published model: with WIDTH columns, its matrices take 128 MiB each in float32."""
 _POSITIONS = 256
 _WINDOW = 8
 _ROTATED = 8
@@ -108,7 +110,7 @@ _KINDS = re.compile(
 def small_document(document: dict[str, Any], vocabulary: int | None = VOCABULARY) -> dict[str, Any]:
     """Return the members of a smaller config of the same architecture; `document` is a config's `to_dict`.
 
-    `vocabulary` is the number of ids. None keeps that of the model.
+    `vocabulary` is the number of ids. None keeps that of the model, unless a trial could not hold its matrices.
     """
     return _Shrinking(document, vocabulary).document()
 
@@ -117,6 +119,8 @@ class _Shrinking:
     """The choices for one config: which layers stay, and how large each member becomes."""
 
     def __init__(self, document: dict[str, Any], vocabulary: int | None) -> None:
+        if vocabulary is None and document.get("vocab_size", 0) > LARGEST_VOCABULARY:
+            vocabulary = VOCABULARY
         self._document, self._vocabulary = document, vocabulary
         lists = [
             value
