@@ -209,7 +209,7 @@ class EventOutcomes:
 async def test_an_event_is_told_about_the_job(api: ApiClient, job: JobRecord, kubectl: Kubectl) -> None:
     transition = Transition("Warning", "InvalidDataset", "row 3 must have an answer")
     metrics = EventOutcomes()
-    writer = EventWriter(api, "test", metrics, lambda: datetime.now(UTC), time.monotonic)
+    writer = EventWriter(api, "test", metrics, lambda: datetime.now(UTC), time.monotonic, lambda *_: True)
     writing = asyncio.create_task(writer.run())
     for _ in range(2):
         writer.record(job, transition)

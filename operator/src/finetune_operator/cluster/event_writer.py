@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 from finetune_operator.api.formats import format_time
 from finetune_operator.api.stages import GROUP, KIND, VERSION
 from finetune_operator.cluster.client import MERGE, ApiClient
-from finetune_operator.cluster.event_buffer import EventBuffer, PendingEvent
+from finetune_operator.cluster.event_buffer import EventBuffer, EventKey, PendingEvent
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.resources import FIELD_MANAGER, events_path
 from finetune_operator.cluster.written_events import WrittenEvents
@@ -61,14 +61,19 @@ class EventWriter:
         metrics: EventMetrics,
         now: Callable[[], datetime],
         clock: Callable[[], float],
+        exists: Callable[[Key, str], bool],
         buffer: EventBuffer | None = None,
     ) -> None:
-        """`identity` names this replica in Events. `now` is the wall clock in UTC; `clock` is monotonic, in seconds."""
+        """`identity` names this replica in Events. `now` is the wall clock in UTC; `clock` is monotonic, in seconds.
+
+        `exists` says if there is a FineTuneJob of this name and uid.
+        """
         self._api = api
         self._identity = identity
         self._metrics = metrics
         self._now = now
         self._clock = clock
+        self._exists = exists
         self._buffer = EventBuffer() if buffer is None else buffer
         self._bucket = TokenBucket(RATE, BURST, clock)
         self._changed = asyncio.Event()
@@ -170,11 +175,16 @@ class EventWriter:
                     raise
                 # It has expired, or the operator may not change Events.
             else:
-                self._written.put(event.key, name, count + event.count)
+                self._remember(event.key, name, count + event.count)
                 return
         name = _name(event)
         await self._create(event, name)
-        self._written.put(event.key, name, event.count)
+        self._remember(event.key, name, event.count)
+
+    def _remember(self, key: EventKey, name: str, count: int) -> None:
+        # An Event that has waited for long may be about a job that is forgotten already.
+        if self._exists((key.namespace, key.name), key.uid):
+            self._written.put(key, name, count)
 
     async def _create(self, event: PendingEvent, name: str) -> None:
         body = _body(event, name, self._identity)

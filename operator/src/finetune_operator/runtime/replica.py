@@ -125,7 +125,12 @@ class Replica:
         self._role = Role.LEADER
         cluster = Cluster(edges.api)
         events = EventWriter(
-            edges.api, self._identity or "finetune-operator", self._metrics, edges.now, self._clock
+            edges.api,
+            self._identity or "finetune-operator",
+            self._metrics,
+            edges.now,
+            self._clock,
+            self.store.has_job,
         )
         informer = Informer(self.store, self.gpus, self.queue, cluster, settings.watch_namespaces)
         self._informer = informer

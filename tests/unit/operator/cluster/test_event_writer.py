@@ -39,8 +39,16 @@ class Parts:
         self.server = ObjectServer()
         self.api = VirtualApi(self.server, loop)
         self.outcomes = Outcomes()
+        self.gone: set[str] = set()
+        """uids of FineTuneJobs that do not exist any more."""
         self.writer = EventWriter(
-            self.api, "replica", self.outcomes, wall_clock(loop, NOW), loop.time, EventBuffer(capacity)
+            self.api,
+            "replica",
+            self.outcomes,
+            wall_clock(loop, NOW),
+            loop.time,
+            lambda _, uid: uid not in self.gone,
+            EventBuffer(capacity),
         )
         self.running = asyncio.create_task(self.writer.run())
 
@@ -98,6 +106,20 @@ def test_repetitions_raise_the_count_of_one_event() -> None:
         assert event["count"] == 6
         assert event["firstTimestamp"] < event["lastTimestamp"]
         assert Counter(method for method, _ in parts.server.requests) == {"POST": 1, "PATCH": 2}
+
+    run(main)
+
+
+def test_nothing_is_kept_of_an_event_that_is_written_after_its_job_is_gone() -> None:
+    async def main(parts: Parts) -> None:
+        for number in (1, 2):
+            parts.writer.record(job(number), TRAINING)
+        parts.gone.add("1")
+        parts.writer.forget(job(1).key)
+        await asyncio.sleep(1)
+        assert len(parts.events()) == 2, "both are written"
+        # Only the private list shows what is kept.
+        assert len(parts.writer._written) == 1
 
     run(main)
 

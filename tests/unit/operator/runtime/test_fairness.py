@@ -41,7 +41,9 @@ class Tenants:
             metrics, loop.time, group_of=itemgetter(0), share=SETTINGS.workers
         )
         cluster = Cluster(self.api)
-        events = EventWriter(self.api, "replica", metrics, wall_clock(loop, NOW), loop.time)
+        events = EventWriter(
+            self.api, "replica", metrics, wall_clock(loop, NOW), loop.time, self.store.has_job
+        )
         self.informer = Informer(self.store, gpus, self.queue, cluster, "")
         controller = Controller(
             store=self.store,
