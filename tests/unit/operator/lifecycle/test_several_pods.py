@@ -199,6 +199,20 @@ def test_a_first_pod_that_is_lost_after_the_success_does_not_hold_the_job(state:
     assert world.job.status["stage"]["name"] == "Merge"
 
 
+def test_merge_waits_for_a_hidden_pod_that_ends_after_the_first_one() -> None:
+    world = training()
+    first, second = with_pods(world)
+    world.hidden.add(second.uid)
+    world.lingers = True
+    end(world, first, make_result(Stage.TRAIN), 0)
+    world.settle()
+    assert world.job.status["stage"]["name"] == "Merge"
+    assert "demo-merge-0" not in world.children
+    world.remove_deleted_pods()
+    world.settle()
+    assert "demo-merge-0" in world.children
+
+
 def test_the_failure_of_any_pod_ends_the_attempt() -> None:
     world = training()
     _, second = with_pods(world)

@@ -51,9 +51,17 @@ def start_stage(state: Reconciliation) -> Reconciliation | Need:
 
 
 def _may_follow_another(state: Reconciliation) -> bool:
-    """True for a repeated attempt, and for a first one of a job that has had Jobs: it may have lost its status since."""
+    """True for a repeated attempt, and for a first one of a job that has had Jobs: it may have lost its status since.
+
+    Also for MERGE after several pods of TRAIN: the first one ends the stage, and another may be hidden and still run.
+    """
     draft = state.draft
-    return draft.attempt > 0 or (draft.stage is Stage.PREPARE and state.observation.had_jobs)
+    several = (draft.plan.get("training") or {}).get("nodes", 1) > 1
+    return (
+        draft.attempt > 0
+        or (draft.stage is Stage.PREPARE and state.observation.had_jobs)
+        or (draft.stage is Stage.MERGE and several)
+    )
 
 
 def _end_or_wait(state: Reconciliation, rejection: Rejection) -> Reconciliation:
