@@ -28,6 +28,17 @@ TRAINING_VALUES = (
     "notes",
 )
 OURS_VALUES = (*TRAINING_VALUES, "batching", "attention", "kernels", "realTokens", "cudnn", "dequantized")
+RANK_CASES = ("one process", "two replicas", "two with shared weights")
+RANK_VALUES = (
+    "model",
+    "processes",
+    "parallelism",
+    "steps",
+    "seconds",
+    "tokensPerSecond",
+    "tokensPerSecondPerGpu",
+    "ofOneShare",
+)
 PROFILE_VALUES = ("model", "seconds", "busySeconds", "idleShare", "kernels", "syncs", "syncsPerStep")
 
 
@@ -49,6 +60,8 @@ class Measurement:
     title: str
     seconds: float
     cases: tuple[Case, ...]
+    gpus: int = 1
+    """GPUs that it needs. On a machine with fewer, its cases are absent and take no time."""
 
 
 def measurements(size: Size) -> tuple[Measurement, ...]:
@@ -161,6 +174,14 @@ def measurements(size: Size) -> tuple[Measurement, ...]:
                 Case(name, name, ("model", "activities", "firstStepSeconds", "compiledBytes", "exitCode"))
                 for name in size.starts
             ),
+        ),
+        Measurement(
+            8,
+            "ranks",
+            "Tokens per second of two GPUs",
+            180,
+            tuple(Case(name, name, RANK_VALUES) for name in RANK_CASES),
+            gpus=2,
         ),
     )
 

@@ -123,7 +123,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Size:
-    """All sizes of a run of the benchmark. `loading` and `running` name the models of measurements 2, and 5 to 7."""
+    """All sizes of a run of the benchmark. `loading` and `running` name the models of measurements 2, and 5 to 8."""
 
     configs: dict[str, dict[str, Any]]
     memory: tuple[MemoryRun, ...]
@@ -136,7 +136,9 @@ class Size:
     matrix: int
     copied_bytes: int
     running_length: int
-    """Tokens of a row in measurements 5 to 7."""
+    """Tokens of a row in measurements 5 to 8."""
+    rank_steps: int
+    """Measured steps of measurement 8."""
 
 
 REAL = Size(
@@ -164,6 +166,7 @@ REAL = Size(
     matrix=8192,
     copied_bytes=4 << 30,
     running_length=1024,
+    rank_steps=10,
 )
 DRY = Size(
     configs={
@@ -184,4 +187,5 @@ DRY = Size(
     matrix=64,
     copied_bytes=1 << 20,
     running_length=24,
+    rank_steps=2,
 )

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu.carried import LOCKED, locked_versions, require_size, trim, unpack
+from benchmarks.gpu.context import AbsentError, Context
 from benchmarks.gpu.lines import Line, read_lines
-from benchmarks.gpu.plan import SECONDS, limit, measurements, missing_values, next_group
+from benchmarks.gpu.measurements import ranks
+from benchmarks.gpu.plan import RANK_CASES, SECONDS, limit, measurements, missing_values, next_group
 from benchmarks.gpu.report import tables
 from benchmarks.gpu.shapes import DRY, REAL
 from benchmarks.gpu.versions import below_minimum, minimum_versions
@@ -48,14 +50,24 @@ def test_a_dry_run_measures_every_case_with_all_its_values(tmp_path: Path) -> No
     assert ours == {name: "dequantized" in name for name in ours}
     assert True in ours.values()
     assert values["stop"]["checkpointStep"] >= values["stop"]["stepAtSignal"]
+    assert values["two replicas"]["processes"] == 2
     assert "calibration" in json.loads((output / "calibration.json").read_text(encoding="utf-8"))
     assert "its numbers mean nothing" in tables(lines)
 
 
 def test_the_limits_of_all_measurements_fit_into_nine_minutes() -> None:
-    assert sum(each.seconds for each in measurements(REAL)) <= SECONDS <= 540
-    assert [each.number for each in measurements(REAL)] == list(range(1, 8))
+    on_one_gpu = [each for each in measurements(REAL) if each.gpus == 1]
+    assert sum(each.seconds for each in on_one_gpu) <= SECONDS <= 540
+    assert [each.number for each in measurements(REAL)] == list(range(1, 9))
     assert len(REAL.memory) == 12
+
+
+def test_two_gpus_are_absent_on_a_machine_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for case in RANK_CASES:
+        with pytest.raises(AbsentError, match="two GPUs must be there, found 1"):
+            ranks.run(case, Context(tmp_path, tmp_path, dry=False))
+    assert tuple(ranks.CASES) == RANK_CASES
 
 
 def test_a_measurement_ends_at_its_own_limit_or_at_the_end_of_all() -> None:
