@@ -26,8 +26,8 @@ class CreateJob:
 class SuspendJob:
     """Set `spec.suspend` of the batch/v1 Job with this uid, and record on the Job that it was the operator.
 
-    With a `resource_version`, nothing happens if the Job has changed since. A resume has one, so that it never undoes a
-    suspension by somebody else that came in between.
+    With a `resource_version`, nothing happens if the Job has changed since. So the operator never takes a suspension by
+    somebody else that came in between for its own, and never undoes it.
     """
 
     name: str

@@ -91,12 +91,14 @@ class Reconciliation:
     def with_child_suspended(self) -> Self:
         """A copy that suspends the current attempt's Job, if it exists and is not suspended yet.
 
-        A suspension by somebody else, such as a queue, stays that of somebody else.
+        A suspension by somebody else, such as a queue, stays that of somebody else, also if it has just come.
         """
         child = self.current_child
         if child is None or child.suspended or child.deleting:
             return self
-        return self.with_actions(SuspendJob(child.name, child.uid, suspend=True))
+        return self.with_actions(
+            SuspendJob(child.name, child.uid, suspend=True, resource_version=child.resource_version)
+        )
 
     def with_attempt_left(self, reason: str, message: str) -> Self:
         """A copy that gives the current attempt up and begins the next one, which costs no retry.

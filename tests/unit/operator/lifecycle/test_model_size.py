@@ -58,9 +58,9 @@ def test_a_traced_model_that_fits_nowhere_is_held_before_its_weights_are_fetched
     world = preparing(UNKNOWN)
     world.settle()
     traced(world, 500)
-    decision = world.step()
     child = world.children["demo-prepare-0"]
-    assert SuspendJob(child.name, child.uid, suspend=True) in decision.actions
+    decision = world.step()
+    assert SuspendJob(child.name, child.uid, True, child.resource_version) in decision.actions
     assert stalled(world)[3] == "DoesNotFit"
     message = {entry["type"]: entry for entry in world.job.status["conditions"]}["Stalled"]["message"]
     assert "quantized weights" in message
@@ -77,9 +77,9 @@ def test_a_mixture_that_fits_nowhere_is_held_with_the_bytes_of_its_experts() -> 
     world.progress = make_progress(
         Stage.PREPARE, activity="TracingMemory", config=UNKNOWN, trace={**trace, "experts": experts}
     )
-    decision = world.step()
     child = world.children["demo-prepare-0"]
-    assert SuspendJob(child.name, child.uid, suspend=True) in decision.actions
+    decision = world.step()
+    assert SuspendJob(child.name, child.uid, True, child.resource_version) in decision.actions
     assert stalled(world)[3] == "DoesNotFit"
     message = {entry["type"]: entry for entry in world.job.status["conditions"]}["Stalled"]["message"]
     assert "Its largest part is experts in NF4 (40.0 GiB" in message

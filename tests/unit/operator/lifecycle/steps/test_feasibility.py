@@ -14,9 +14,9 @@ from tests.support.world import A100, LARGE, SMALL, World, prepared, preparing, 
 
 def test_a_model_too_large_for_all_gpus_stops_prepare_until_a_larger_gpu_joins() -> None:
     world = preparing(LARGE)
-    decision = world.step()
     child = world.children["demo-prepare-0"]
-    assert decision.actions == (SuspendJob(child.name, child.uid, suspend=True),)
+    decision = world.step()
+    assert decision.actions == (SuspendJob(child.name, child.uid, True, child.resource_version),)
     assert stalled(world) == ("Unknown", "False", "True", "DoesNotFit")
     assert world.job.status["phase"] == "Stalled"
     assert json.loads(world.job.status["model"]["config"]) == LARGE
