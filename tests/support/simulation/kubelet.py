@@ -166,9 +166,9 @@ class Nodes:
         self.runs[uid] = run
         state = {"running": {"startedAt": self._server.stamp()}}
         self._set(pod, phase="Running", podIP=ip, containerStatuses=[_container(state)])
-        # Pods of one Job work when all of them run.
-        peers = self._peers(run)
-        if len(peers) == run.pods:
+        # Pods of one Job work when all of them run. One that finds the stage done needs no other.
+        peers = [run] if task.stage in workspace.done else self._peers(run)
+        if task.stage in workspace.done or len(peers) == run.pods:
             for each in peers:
                 each.works = True
             seconds = self._trainers.work_seconds(task, workspace)
@@ -199,10 +199,14 @@ class Nodes:
 
     def _finish(self, run: Run) -> None:
         """The trainers of all pods of a Job end by themselves."""
-        peers = self._peers(run)
-        if len(peers) < run.pods or any(each.stopping or each.leaving for each in peers):
+        workspace = self.workspaces[run.workspace]
+        alone = run.task.stage in workspace.done
+        peers = [run] if alone else self._peers(run)
+        if not run.live or not (alone or len(peers) == run.pods):
             return
-        end = self._trainers.end(run.task, self.workspaces[run.workspace])
+        if any(each.stopping or each.leaving for each in peers):
+            return
+        end = self._trainers.end(run.task, workspace)
         if run.pods == 1:
             self._end(run, end)
         elif end.code != 0:
