@@ -8,32 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.memory_oracle.cases import CONFIGS
+from tests.support.memory_oracle.cases import CONFIGS, decoder_config
 from tests.support.memory_oracle.published import BY_NAME, default_config
-
-
-def _sizes(
-    family: str,
-    vocabulary: int,
-    hidden: int,
-    intermediate: int,
-    layers: int,
-    heads: int,
-    shared: int,
-    **more: Any,
-) -> dict[str, Any]:
-    return {
-        "model_type": family,
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": shared,
-        "tie_word_embeddings": False,
-        **more,
-    }
-
 
 _TIED = {"tie_word_embeddings": True}
 _WIDE = {"head_dim": 128}
@@ -76,7 +52,7 @@ _GEMMA_3_27B = {
     "head_dim": 128,
 }
 BY_FORMULA: dict[str, dict[str, Any]] = {
-    "Apertus 8B": _sizes("apertus", 131072, 4096, 21504, 32, 32, 8, hidden_act="xielu"),
+    "Apertus 8B": decoder_config("apertus", 131072, 4096, 21504, 32, 32, 8, hidden_act="xielu"),
     "Gemma 2 2B": _GEMMA_2,
     "Gemma 2 9B": {**_GEMMA_2, **_GEMMA_2_9B},
     "Gemma 2 27B": {**_GEMMA_2, **_GEMMA_2_27B},
@@ -85,9 +61,9 @@ BY_FORMULA: dict[str, dict[str, Any]] = {
     "Gemma 3 12B": _seeing("gemma3", {**_GEMMA_3, **_GEMMA_3_12B}),
     "Gemma 3 27B": _seeing("gemma3", {**_GEMMA_3, **_GEMMA_3_27B}),
     "GLM 4 9B": CONFIGS["glm-4-9b-0414"],
-    "GLM 4 32B": _sizes("glm4", 151552, 6144, 23040, 61, 48, 2, **_WIDE),
+    "GLM 4 32B": decoder_config("glm4", 151552, 6144, 23040, 61, 48, 2, **_WIDE),
     "Granite 3.3 2B": CONFIGS["granite-3.1-2b"],
-    "Granite 3.3 8B": _sizes("granite", 49155, 4096, 12800, 40, 32, 8, **_TIED),
+    "Granite 3.3 8B": decoder_config("granite", 49155, 4096, 12800, 40, 32, 8, **_TIED),
     "LFM2 1.2B": {
         "model_type": "lfm2",
         "vocab_size": 65536,
@@ -99,41 +75,47 @@ BY_FORMULA: dict[str, dict[str, Any]] = {
         "full_attn_idxs": [2, 5, 8, 10, 12, 14],
     },
     "Llama 3.1 8B": CONFIGS["llama-3.1-8b"],
-    "Llama 3.1 405B": _sizes("llama", 128256, 16384, 53248, 126, 128, 8, **_WIDE),
+    "Llama 3.1 405B": decoder_config("llama", 128256, 16384, 53248, 126, 128, 8, **_WIDE),
     "Llama 3.2 1B": CONFIGS["llama-3.2-1b"],
-    "Llama 3.2 3B": _sizes("llama", 128256, 3072, 8192, 28, 24, 8, **_WIDE, **_TIED),
-    "Llama 3.3 70B": _sizes("llama", 128256, 8192, 28672, 80, 64, 8, **_WIDE),
-    "Ministral 3 8B": _seeing("mistral3", _sizes("ministral3", 131072, 4096, 14336, 34, 32, 8, **_WIDE)),
+    "Llama 3.2 3B": decoder_config("llama", 128256, 3072, 8192, 28, 24, 8, **_WIDE, **_TIED),
+    "Llama 3.3 70B": decoder_config("llama", 128256, 8192, 28672, 80, 64, 8, **_WIDE),
+    "Ministral 3 8B": _seeing(
+        "mistral3", decoder_config("ministral3", 131072, 4096, 14336, 34, 32, 8, **_WIDE)
+    ),
     "Mistral 7B v0.3": CONFIGS["mistral-7b"],
-    "Mistral Large 2 123B": _sizes("mistral", 32768, 12288, 28672, 88, 96, 8, **_WIDE, sliding_window=None),
-    "Mistral NeMo 12B": _sizes("mistral", 131072, 5120, 14336, 40, 32, 8, **_WIDE, sliding_window=None),
+    "Mistral Large 2 123B": decoder_config(
+        "mistral", 32768, 12288, 28672, 88, 96, 8, **_WIDE, sliding_window=None
+    ),
+    "Mistral NeMo 12B": decoder_config(
+        "mistral", 131072, 5120, 14336, 40, 32, 8, **_WIDE, sliding_window=None
+    ),
     "Mistral Small 3.1 24B": _seeing("mistral3", CONFIGS["mistral-24b"]),
     "OLMo 2 7B": CONFIGS["olmo-2-7b"],
-    "OLMo 2 13B": _sizes("olmo2", 100352, 5120, 13824, 40, 40, 40),
+    "OLMo 2 13B": decoder_config("olmo2", 100352, 5120, 13824, 40, 40, 40),
     "OLMo 3 7B": CONFIGS["olmo-3-7b"],
-    "OLMo 3 32B": _sizes("olmo3", 100278, 5120, 27648, 64, 40, 8, sliding_window=4096),
+    "OLMo 3 32B": decoder_config("olmo3", 100278, 5120, 27648, 64, 40, 8, sliding_window=4096),
     "Phi-3 mini": CONFIGS["phi-3-mini"],
     "Phi-4": CONFIGS["phi-4"],
-    "Phi-4 mini": _sizes(
+    "Phi-4 mini": decoder_config(
         "phi3", 200064, 3072, 8192, 32, 24, 8, sliding_window=262144, pad_token_id=199999, **_TIED
     ),
     "Qwen2.5 0.5B": CONFIGS["qwen2.5-0.5b"],
-    "Qwen2.5 1.5B": _sizes("qwen2", 151936, 1536, 8960, 28, 12, 2, **_TIED),
-    "Qwen2.5 3B": _sizes("qwen2", 151936, 2048, 11008, 36, 16, 2, **_TIED),
+    "Qwen2.5 1.5B": decoder_config("qwen2", 151936, 1536, 8960, 28, 12, 2, **_TIED),
+    "Qwen2.5 3B": decoder_config("qwen2", 151936, 2048, 11008, 36, 16, 2, **_TIED),
     "Qwen2.5 7B": CONFIGS["qwen2.5-7b"],
-    "Qwen2.5 14B": _sizes("qwen2", 152064, 5120, 13824, 48, 40, 8),
-    "Qwen2.5 32B": _sizes("qwen2", 152064, 5120, 27648, 64, 40, 8),
-    "Qwen2.5 72B": _sizes("qwen2", 152064, 8192, 29568, 80, 64, 8),
-    "Qwen3 0.6B": _sizes("qwen3", 151936, 1024, 3072, 28, 16, 8, **_WIDE, **_TIED),
+    "Qwen2.5 14B": decoder_config("qwen2", 152064, 5120, 13824, 48, 40, 8),
+    "Qwen2.5 32B": decoder_config("qwen2", 152064, 5120, 27648, 64, 40, 8),
+    "Qwen2.5 72B": decoder_config("qwen2", 152064, 8192, 29568, 80, 64, 8),
+    "Qwen3 0.6B": decoder_config("qwen3", 151936, 1024, 3072, 28, 16, 8, **_WIDE, **_TIED),
     "Qwen3 1.7B": CONFIGS["qwen3-1.7b"],
-    "Qwen3 4B": _sizes("qwen3", 151936, 2560, 9728, 36, 32, 8, **_WIDE, **_TIED),
+    "Qwen3 4B": decoder_config("qwen3", 151936, 2560, 9728, 36, 32, 8, **_WIDE, **_TIED),
     "Qwen3 8B": CONFIGS["qwen3-8b"],
-    "Qwen3 14B": _sizes("qwen3", 151936, 5120, 17408, 40, 40, 8, **_WIDE),
+    "Qwen3 14B": decoder_config("qwen3", 151936, 5120, 17408, 40, 40, 8, **_WIDE),
     "Qwen3 32B": CONFIGS["qwen3-32b"],
     "Seed-OSS 36B": CONFIGS["seed-oss-36b"],
     "SmolLM2 135M": CONFIGS["smollm2-135m"],
-    "SmolLM2 360M": _sizes("llama", 49152, 960, 2560, 32, 15, 5, **_TIED),
-    "SmolLM2 1.7B": _sizes("llama", 49152, 2048, 8192, 24, 32, 32, **_TIED),
+    "SmolLM2 360M": decoder_config("llama", 49152, 960, 2560, 32, 15, 5, **_TIED),
+    "SmolLM2 1.7B": decoder_config("llama", 49152, 2048, 8192, 24, 32, 32, **_TIED),
     "SmolLM3 3B": CONFIGS["smollm3-3b"],
     "StarCoder2 3B": CONFIGS["starcoder2-3b"],
 }

@@ -6,6 +6,7 @@ With --check, compare only.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,40 +25,21 @@ BEGIN, END = "<!-- gpu counts: written by scripts/docs/gpu_counts.py -->", "<!--
 PRODUCTS = {24: "NVIDIA L4", 40: "NVIDIA A100 40GB", 80: "NVIDIA H100 80GB"}
 COUNTS = (1, 2, 4, 8)
 TOKENS, ROWS = 2048, 16
-
-
-def _model(
-    family: str, vocabulary: int, hidden: int, inner: int, layers: int, heads: int, shared: int, **more: Any
-) -> dict[str, Any]:
-    return {
-        "model_type": family,
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": shared,
-        "head_dim": 128,
-        "tie_word_embeddings": False,
-        **more,
-    }
-
-
-MODELS: dict[str, dict[str, Any]] = {
-    "Llama 3.1 8B": _model("llama", 128256, 4096, 14336, 32, 32, 8),
-    "Qwen3 8B": _model("qwen3", 151936, 4096, 12288, 36, 32, 8),
-    "Qwen3 14B": _model("qwen3", 151936, 5120, 17408, 40, 40, 8),
-    "Mistral Small 24B": _model("mistral", 131072, 5120, 32768, 40, 32, 8, sliding_window=None),
-    "Gemma 2 27B": _model(
-        "gemma2", 256000, 4608, 36864, 46, 32, 16, sliding_window=4096, tie_word_embeddings=True
-    ),
-    "Qwen3 32B": _model("qwen3", 151936, 5120, 25600, 64, 64, 8),
-    "Llama 3.3 70B": _model("llama", 128256, 8192, 28672, 80, 64, 8),
-    "Qwen2.5 72B": _model("qwen2", 152064, 8192, 29568, 80, 64, 8),
-    "Mistral Large 123B": _model("mistral", 32768, 12288, 28672, 88, 96, 8, sliding_window=None),
-    "Llama 3.1 405B": _model("llama", 128256, 16384, 53248, 126, 128, 8),
-}
-"""The sizes of each published config.json."""
+NAMES = (
+    "Llama 3.1 8B",
+    "Qwen3 8B",
+    "Qwen3 14B",
+    "Mistral Small 3.1 24B",
+    "Gemma 2 27B",
+    "Qwen3 32B",
+    "Llama 3.3 70B",
+    "Qwen2.5 72B",
+    "Mistral Large 2 123B",
+    "Llama 3.1 405B",
+)
+_CONFIGS = json.loads((ROOT / "benchmarks/models/results.json").read_text(encoding="utf-8"))["formula"]
+MODELS: dict[str, dict[str, Any]] = {name: _CONFIGS[name] for name in NAMES}
+"""The sizes of each published config.json, which docs/models.md also uses."""
 
 
 def cell(config: dict[str, Any], memory: int, gpus: int) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune_trainer.contract.run_spec import RankLayout, RunSpec
+from finetune_trainer.contract.rank_layout import RankLayout
+from finetune_trainer.contract.run_spec import RunSpec
 
 from benchmarks.gpu.context import AbsentError, Context
 from benchmarks.gpu.marked_trainer import read_marks

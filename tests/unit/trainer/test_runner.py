@@ -13,8 +13,9 @@ import pytest
 from finetune_trainer import __main__ as command_line
 from finetune_trainer import runner
 from finetune_trainer.contract.exit_codes import ExitCode
+from finetune_trainer.contract.rank_layout import RankLayout
 from finetune_trainer.contract.result import CompletedResult, PublicationResult, Result, StageResult
-from finetune_trainer.contract.run_spec import RankLayout, RunSpec
+from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.telemetry.logs import LogTail
 from finetune_trainer.telemetry.redaction import Redactor

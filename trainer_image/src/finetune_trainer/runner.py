@@ -21,8 +21,9 @@ from finetune_trainer.contract.exit_codes import TERMINATION_MESSAGE, ExitCode
 from finetune_trainer.contract.identity import Identity
 from finetune_trainer.contract.node import is_first_node
 from finetune_trainer.contract.outcome import Outcome, make_result
+from finetune_trainer.contract.rank_layout import RankLayout
 from finetune_trainer.contract.result import MergeResult, Result, StageResult
-from finetune_trainer.contract.run_spec import RankLayout, minor_version
+from finetune_trainer.contract.run_spec import minor_version
 from finetune_trainer.contract.termination_message import encode_result
 from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.contract.train_result import TrainResult

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from finetune_trainer.contract.node import is_first_node, node_index, pod_address
-from finetune_trainer.contract.run_spec import RankLayout, RunSpec, read_run_spec
+from finetune_trainer.contract.rank_layout import RankLayout
+from finetune_trainer.contract.run_spec import RunSpec, read_run_spec
 from finetune_trainer.errors import Reason, StageError
 
 from tests.support.repository import ROOT

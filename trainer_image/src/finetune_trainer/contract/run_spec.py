@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from finetune_trainer.contract.destinations import NamedDestination
 from finetune_trainer.contract.object_store import ObjectStoreSource
+from finetune_trainer.contract.rank_layout import RankLayout
 from finetune_trainer.contract.report_task import MemoryEstimate, ReportTask
 from finetune_trainer.contract.tracking import Tracking
 from finetune_trainer.contract.train_result import Metric
@@ -327,24 +328,6 @@ class Telemetry(Value):
     def is_local(self) -> bool:
         """Whether only this machine can read the progress, so that no operator does."""
         return self.host in _LOOPBACK
-
-
-MOST_RANKS = 64
-
-
-class RankLayout(Value):
-    """The processes that share each step of TRAIN: `per_node` in each of `nodes` pods, one for each GPU."""
-
-    nodes: Annotated[int, Field(ge=1, le=MOST_RANKS)]
-    per_node: Annotated[int, Field(ge=1, le=MOST_RANKS)]
-
-    @model_validator(mode="after")
-    def _bounded(self) -> RankLayout:
-        if self.nodes * self.per_node > MOST_RANKS:
-            raise ValueError(
-                f"nodes x perNode must be at most {MOST_RANKS}, found {self.nodes} x {self.per_node}"
-            )
-        return self
 
 
 class Limits(Value):

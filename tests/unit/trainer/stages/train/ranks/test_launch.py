@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_trainer.contract.run_spec import RankLayout
+from finetune_trainer.contract.rank_layout import RankLayout
 from finetune_trainer.contract.train_result import TrainResult
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train.checkpoints import saved_steps
