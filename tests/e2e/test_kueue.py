@@ -72,11 +72,6 @@ def hold(kubectl: Kubectl, kind: str, queue: str, *, value: bool) -> None:
     kubectl("patch", kind, queue, "--type=merge", f"--patch={patch}")
 
 
-def suspend(room: Kubectl, name: str, *, value: bool) -> None:
-    patch = json.dumps({"spec": {"suspend": value}})
-    room("patch", "finetunejob", name, "--type=merge", f"--patch={patch}")
-
-
 def suspended_for(reason: str) -> Callable[[dict[str, Any]], bool]:
     """A check that a job's condition `Suspended` is true for this reason."""
 
@@ -159,13 +154,13 @@ def test_a_job_that_is_suspended_while_it_queues_leaves_and_queues_again(
     first = occupy("first")
     room.apply(jobs.fine_tune_job("pause", training={**TRAINING, "maximumSteps": 8}, **QUEUES))
     jobs.until(room, "pause", "TRAIN in its queue", seconds=180, holds=train_waits)
-    suspend(room, "pause", value=True)
+    jobs.suspend(room, "pause", value=True)
     jobs.until(room, "pause", "Suspended", seconds=30, holds=suspended_for("SuspendedByUser"))
     queues.wait_for("a queue without the job", seconds=30, holds=lambda: queues.queued_jobs(room) == [first])
     leave(room, first)
     second = occupy("second")
     assert jobs.stage_pods(room, "pause", "train") == [], "quota starts no job that the user suspends"
-    suspend(room, "pause", value=False)
+    jobs.suspend(room, "pause", value=False)
     jobs.until(room, "pause", "TRAIN in its queue again", seconds=60, holds=train_waits)
     leave(room, second)
     job = product.follow(room, "pause", seconds=300)
@@ -177,13 +172,13 @@ def test_a_job_that_is_suspended_while_it_queues_leaves_and_queues_again(
 def test_a_training_that_the_user_suspends_stays_suspended_and_keeps_its_steps(room: Kubectl) -> None:
     room.apply(jobs.fine_tune_job("rest", training=TRAINING, **QUEUES))
     before = max(trained(room, "rest", 3))
-    suspend(room, "rest", value=True)
+    jobs.suspend(room, "rest", value=True)
     jobs.until(
         room, "rest", "Suspended", seconds=60,
         holds=lambda job: suspended_for("SuspendedByUser")(job) and not jobs.all_pods(room, "rest"),
     )  # fmt: skip
     queues.wait_for("an empty queue", seconds=30, holds=lambda: queues.queued_jobs(room) == [])
-    suspend(room, "rest", value=False)
+    jobs.suspend(room, "rest", value=False)
     after = trained(room, "rest", before + 1)
     assert after[0] >= before, "no step may be repeated"
     job = room.json("get", "finetunejob", "rest")

@@ -83,11 +83,6 @@ def trained(room: Kubectl, name: str, step: int) -> list[int]:
     return found
 
 
-def suspend(room: Kubectl, name: str, *, value: bool) -> None:
-    patch = json.dumps({"spec": {"suspend": value}})
-    room("patch", "finetunejob", name, "--type=merge", f"--patch={patch}")
-
-
 @pytest.mark.usefixtures("patient")
 def test_two_pods_train_as_one_through_an_eviction_and_a_suspension(room: Kubectl) -> None:
     room.apply(in_two_pods("pair"))
@@ -101,13 +96,13 @@ def test_two_pods_train_as_one_through_an_eviction_and_a_suspension(room: Kubect
     )
     after = trained(room, "pair", before + 1)
     assert after[0] >= before - before % 5, "no step before the checkpoint may be repeated"
-    suspend(room, "pair", value=True)
+    jobs.suspend(room, "pair", value=True)
     jobs.until(
         room, "pair", "Suspended", seconds=60,
         holds=lambda job: product.condition(job, "Suspended")["status"] == "True"
         and not jobs.all_pods(room, "pair"),
     )  # fmt: skip
-    suspend(room, "pair", value=False)
+    jobs.suspend(room, "pair", value=False)
     resumed = trained(room, "pair", max(after) + 1)
     assert resumed[0] >= max(after), "a suspended training saves its last step"
     job = product.follow(room, "pair", seconds=500)

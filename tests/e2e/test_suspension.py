@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -25,15 +24,6 @@ TRAINING: dict[str, Any] = {
 
 
 def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(room: Kubectl) -> None:
-    def suspend(*, value: bool) -> None:
-        room(
-            "patch",
-            "finetunejob",
-            "pause",
-            "--type=merge",
-            f"--patch={json.dumps({'spec': {'suspend': value}})}",
-        )
-
     def steps() -> list[int]:
         """The steps in the log of TRAIN's pod. The status may have them half a minute later."""
         pods = [pod["metadata"]["name"] for pod in jobs.stage_pods(room, "pause", "train")]
@@ -48,14 +38,14 @@ def test_a_suspended_job_leaves_its_gpu_and_goes_on_from_its_checkpoint(room: Ku
         return max(reached, default=0) >= 3
 
     jobs.until(room, "pause", "the third step", seconds=180, holds=training_has_begun)
-    suspend(value=True)
+    jobs.suspend(room, "pause", value=True)
     jobs.until(
         room, "pause", "Suspended", seconds=60,
         holds=lambda job: product.condition(job, "Suspended")["status"] == "True"
         and not jobs.all_pods(room, "pause"),
     )  # fmt: skip
     before = max(reached)
-    suspend(value=False)
+    jobs.suspend(room, "pause", value=False)
     resumed = jobs.until(room, "pause", "training again", seconds=180, holds=training_has_begun)
     assert product.condition(resumed, "Suspended")["status"] == "False"
     assert reached[0] >= before, "no step may be repeated"

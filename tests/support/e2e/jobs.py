@@ -213,3 +213,9 @@ def write_tiny_model(folder: Path, tokenizer: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(tokenizer / name, folder / name)
+
+
+def suspend(room: Kubectl, name: str, *, value: bool) -> None:
+    """Set `spec.suspend` of a job."""
+    patch = json.dumps({"spec": {"suspend": value}})
+    room("patch", "finetunejob", name, "--type=merge", f"--patch={patch}")
