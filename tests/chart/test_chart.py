@@ -185,6 +185,11 @@ def test_cluster_role_grants_exactly_what_the_operator_declares() -> None:
     assert pod_spec(objects)["serviceAccountName"] == account
 
 
+def test_only_a_chart_with_job_sets_grants_them() -> None:
+    wanted = declared((*rbac.WATCHED_RULES, *rbac.JOB_SET_RULES))
+    assert rules(only(render("--set", "jobSets=true"), "ClusterRole", "-operator")) == wanted
+
+
 def test_watched_namespaces_need_a_cluster_role_for_cluster_scoped_reads_alone() -> None:
     objects = render("--set", "watchNamespaces={team-a,team-b},rbac.aggregateRoles=false")
     assert rules(only(objects, "ClusterRole")) == declared(rbac.CLUSTER_RULES)

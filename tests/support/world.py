@@ -298,6 +298,7 @@ class World:
             finished=False,
             failure=None,
             queue=labels.get(QUEUE_LABEL, ""),
+            kind=body["kind"],
             placement=annotations.get(PLACEMENT_ANNOTATION, ""),
             pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
             image=body["spec"]["template"]["spec"]["containers"][0]["image"],

@@ -97,7 +97,9 @@ class Reconciliation:
         if child is None or child.suspended or child.deleting:
             return self
         return self.with_actions(
-            SuspendJob(child.name, child.uid, suspend=True, resource_version=child.resource_version)
+            SuspendJob(
+                child.name, child.uid, suspend=True, resource_version=child.resource_version, kind=child.kind
+            )
         )
 
     def with_attempt_left(self, reason: str, message: str) -> Self:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import CreateClaim
+from finetune_operator.lifecycle.actions import CreateClaim, SuspendJob
 from finetune_operator.observed.movement import answered
 from finetune_operator.observed.observation import Pod
 from finetune_operator.placement.storage import JobVolumes, MountedClaim
@@ -87,6 +87,31 @@ def test_train_is_one_indexed_job_with_a_pod_for_each_node() -> None:
         '"ranks":{"nodes":2,"perNode":1}' in spec["template"]["metadata"]["annotations"]["finetune.dev/run"]
     )
     assert world.job.status["plan"]["training"]["nodes"] == 2
+
+
+def test_train_is_a_job_set_if_the_cluster_has_them() -> None:
+    settings = SETTINGS.model_copy(update={"job_sets": True})
+    world = training(settings=settings)
+    body = world.bodies[TRAIN]
+    assert (body["kind"], world.bodies["demo-prepare-0"]["kind"]) == ("JobSet", "Job")
+    with_pods(world)
+    world.job = replace(world.job, spec={**world.job.spec, "suspend": True})
+    actions = world.decide().actions
+    assert [each.kind for each in actions if isinstance(each, SuspendJob)] == ["JobSet"]
+    world.job = replace(world.job, spec={**world.job.spec, "suspend": False})
+    world.succeed(Stage.TRAIN)
+    world.settle()
+    assert world.job.status["stage"]["name"] == "Merge"
+    assert TRAIN not in world.children
+
+
+def test_a_train_of_one_pod_is_a_job_beside_job_sets() -> None:
+    settings = SETTINGS.model_copy(update={"job_sets": True})
+    world = World(settings=settings)
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    assert world.bodies[TRAIN]["kind"] == "Job"
 
 
 def test_several_gpus_of_one_node_are_one_pod() -> None:
