@@ -94,12 +94,13 @@ def test_train_is_a_job_set_if_the_cluster_has_them() -> None:
     world = training(settings=settings)
     body = world.bodies[TRAIN]
     assert (body["kind"], world.bodies["demo-prepare-0"]["kind"]) == ("JobSet", "Job")
-    with_pods(world)
+    pods = with_pods(world)
     world.job = replace(world.job, spec={**world.job.spec, "suspend": True})
     actions = world.decide().actions
     assert [each.kind for each in actions if isinstance(each, SuspendJob)] == ["JobSet"]
     world.job = replace(world.job, spec={**world.job.spec, "suspend": False})
-    world.succeed(Stage.TRAIN)
+    for pod in pods:
+        end(world, pod, make_result(Stage.TRAIN), 0)
     world.settle()
     assert world.job.status["stage"]["name"] == "Merge"
     assert TRAIN not in world.children
