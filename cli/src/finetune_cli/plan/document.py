@@ -116,8 +116,9 @@ def _forecast(
         rows,
         cost,
         request.device,
+        decision.layout.nodes,
     )
-    gpus = request.spec.resources.gpus
+    gpus = decision.layout.gpus
     duration, price = found.duration, found.cost
     return {
         "duration": {"reason": duration} if isinstance(duration, str) else shown_duration(duration, gpus),
