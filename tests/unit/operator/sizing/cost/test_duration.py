@@ -54,9 +54,7 @@ def known(name: str) -> Speed:
     return speed
 
 
-def estimated(
-    rows: Rows, plan: TrainingPlan, speed: Speed | None = None, **training: Any
-) -> Duration:
+def estimated(rows: Rows, plan: TrainingPlan, speed: Speed | None = None, **training: Any) -> Duration:
     spec = FineTuneJobSpec.parse(make_spec(training=training))
     return estimate_duration(spec, LLAMA_8B, plan, rows, speed or known("NVIDIA H100 80GB"))
 

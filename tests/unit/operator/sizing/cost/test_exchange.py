@@ -32,7 +32,7 @@ def job(**training: Any) -> FineTuneJobSpec:
 
 
 def plan(ranks: int, parallelism: str = "DataParallel", micro_batch: int = 1) -> TrainingPlan:
-    alone = training_plan(job().training, 1024, micro_batch, checkpointing=True)
+    alone = training_plan(job().training, 1024, micro_batch, checkpointing=True, optimizer="AdamW")
     return replace(
         alone, ranks=ranks, gradient_accumulation=-(-16 // (micro_batch * ranks)), parallelism=parallelism
     )
