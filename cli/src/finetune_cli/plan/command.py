@@ -113,7 +113,8 @@ def _plan_document(options: SimpleNamespace) -> dict[str, Any]:
     request, decision = decide_number(
         request,
         possible_numbers(request, gpus.offers),
-        partial(decide_training, offers=gpus.offers, others=lambda: gpus.others),
+        gpus.offers,
+        partial(decide_training, others=lambda: gpus.others),
         data,
         cost,
     )

@@ -103,9 +103,15 @@ class Inventory:
             self.nodes.values(), self._profiles, resource_name, allow_time_slicing=self._allow_time_slicing
         )
 
-    def decide(self, request: SizingRequest, *, brief: bool = False) -> Feasible | Infeasible:
+    def decide(self, request: SizingRequest) -> Feasible | Infeasible:
         """Decide where and how a run fits, see sizing.decision."""
-        spec = request.spec
+        return self._decide_on(request, self.offers(request.spec.resources.gpu_resource_name), brief=False)
+
+    def _decide_on(
+        self, request: SizingRequest, offered: Sequence[Offer], *, brief: bool
+    ) -> Feasible | Infeasible:
+        """Decide about a run that may have only these of the inventory's offers, which live as long as the decisions."""
+        spec, name = request.spec, request.spec.resources.gpu_resource_name
         key = (
             spec.training.model_dump_json(exclude=_IRRELEVANT_TRAINING),
             spec.resources.model_dump_json(exclude=_IRRELEVANT_RESOURCES),
@@ -115,14 +121,12 @@ class Inventory:
             request.node_rules,
             request.abilities,
             brief,
+            None if offered is self.offers(name) else frozenset(map(id, offered)),
         )
-        name = spec.resources.gpu_resource_name
         return _remembered(
             self._decisions,
             key,
-            lambda: decide_training(
-                request, self.offers(name), lambda: self._other_offers(name), brief=brief
-            ),
+            lambda: decide_training(request, offered, lambda: self._other_offers(name), brief=brief),
         )
 
     def decide_number(
@@ -138,7 +142,7 @@ class Inventory:
         )
         offered = self.offers(resources.gpu_resource_name)
         numbers = _remembered(self._numbers, key, lambda: possible_numbers(request, offered))
-        return decide_number(request, numbers, self.decide, rows, cost)
+        return decide_number(request, numbers, offered, self._decide_on, rows, cost)
 
 
 def _remembered(

@@ -20,6 +20,7 @@ from finetune_operator.sizing.decision import Feasible, Infeasible
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.layout import allowed_numbers, choose_layout, places, with_gpus
+from finetune_operator.sizing.memory.terms import NotTracedError
 from finetune_operator.sizing.request import SizingRequest
 
 TIE = Decimal("0.01")
@@ -31,7 +32,9 @@ _NAMED = 2
 class Decide(Protocol):
     """Decides about one number of GPUs, as `sizing.decision.decide_training`."""
 
-    def __call__(self, request: SizingRequest, *, brief: bool) -> Feasible | Infeasible:
+    def __call__(
+        self, request: SizingRequest, offers: Sequence[Offer], *, brief: bool
+    ) -> Feasible | Infeasible:
         """Decide about the number in `resources.gpus`. A `brief` rejection has no remedy."""
 
 
@@ -74,23 +77,30 @@ def possible_numbers(request: SizingRequest, offers: Sequence[Offer]) -> tuple[i
 
 
 def decide_number(
-    request: SizingRequest, numbers: Sequence[int], decide: Decide, rows: Rows | None, cost: CostSettings
+    request: SizingRequest,
+    numbers: Sequence[int],
+    offers: Sequence[Offer],
+    decide: Decide,
+    rows: Rows | None,
+    cost: CostSettings,
 ) -> tuple[SizingRequest, Feasible | Infeasible]:
     """Decide about a job; return the request with the number of GPUs that counts, and the decision about it.
 
     `decide` decides about the number that a request has in `resources.gpus`. If the request has a maximum, each of `numbers`
-    (`possible_numbers`) is tried. Fits with margin come before those without it. Among them, the cheapest counts: by price if
-    all have one, else by GPU hours, and else, as before `rows` are known, the fewest GPUs.
+    (`possible_numbers`) is tried, but more than the first one only on `offers` on which that does not fit with margin. Fits
+    with margin come before those without it. Among them, the cheapest counts: by price if all have one, else by GPU hours, and
+    else, as before `rows` are known, the fewest GPUs.
 
-    A job that fits no number is rejected with the one that lacks the least memory. Raises NotTracedError as `decide` does.
+    A job that fits no number is rejected with the one that lacks the least memory. Raises NotTracedError if `decide` does for
+    each number.
     """
     if request.spec.resources.maximum_gpus is None:
-        return request, decide(request, brief=False)
-    found = [(each, decide(each, brief=True)) for each in (_with_gpus(request, gpus) for gpus in numbers)]
+        return request, decide(request, offers, brief=False)
+    found = list(_decisions(request, numbers, offers, decide))
     fits = [_fit(each, made, rows, cost) for each, made in found if isinstance(made, Feasible)]
     if not fits:
         nearest, _ = min(found, key=lambda pair: _lacking(pair[1]))
-        return nearest, decide(nearest, brief=False)
+        return nearest, decide(nearest, offers, brief=False)
     compared = [fit for fit in fits if not fit.decision.borderline] or fits
     priced = all(fit.price is not None for fit in compared)
     chosen = _cheapest(compared, priced=priced)
@@ -102,6 +112,34 @@ def decide_number(
         choices=(*decision.choices, Choice("gpus", str(chosen.gpus), reason)),
         offers=_cheap_offers(chosen, compared),
     )
+
+
+def _decisions(
+    request: SizingRequest, numbers: Sequence[int], offers: Sequence[Offer], decide: Decide
+) -> Iterator[tuple[SizingRequest, Feasible | Infeasible]]:
+    """Yield each number with its decision, but for those of which the trace tells nothing.
+
+    More GPUs than the first number cost more where that fits. So they are tried without such offers: a replica on each of
+    several large GPUs would otherwise hide that several small ones can share the weights.
+    """
+    unknown: NotTracedError | None = None
+    known = False
+    left = offers
+    for gpus in numbers:
+        if gpus != numbers[0] and offers and not left:
+            break
+        tried = _with_gpus(request, gpus)
+        try:
+            decision = decide(tried, left, brief=True)
+        except NotTracedError as error:
+            unknown = error
+            continue
+        known = True
+        yield tried, decision
+        if gpus == numbers[0] and isinstance(decision, Feasible) and not decision.borderline:
+            left = _without(offers, decision.offers)
+    if unknown is not None and not known:
+        raise unknown
 
 
 def _with_gpus(request: SizingRequest, gpus: int) -> SizingRequest:
@@ -145,8 +183,14 @@ def _cheap_offers(chosen: _Fit, fits: Sequence[_Fit]) -> tuple[Offer, ...]:
     """Return the offers of `chosen` without those on which fewer GPUs would do, if the others have a place for all pods."""
     layout = chosen.decision.layout
     enough = [offer for fit in fits if fit.gpus < chosen.gpus for offer in fit.decision.offers]
-    left = tuple(offer for offer in chosen.decision.offers if offer not in enough)
+    left = _without(chosen.decision.offers, enough)
     return left if places(left, layout.per_node) >= layout.nodes else chosen.decision.offers
+
+
+def _without(offers: Sequence[Offer], others: Sequence[Offer]) -> tuple[Offer, ...]:
+    # All decisions are about the same objects, and a comparison of their labels would take long on a large cluster.
+    left_out = set(map(id, others))
+    return tuple(offer for offer in offers if id(offer) not in left_out)
 
 
 def _lacking(decision: Feasible | Infeasible) -> tuple[bool, int]:
@@ -170,23 +214,17 @@ def _comparison(chosen: _Fit, fits: Sequence[_Fit], *, priced: bool) -> str:
 
 
 def _shortages(chosen: _Fit, lacking: Sequence[tuple[SizingRequest, Feasible | Infeasible]]) -> Iterator[str]:
-    """Yield what the next smaller number of GPUs lacks, if it does not fit as well as `chosen`."""
-    fewer = [pair for pair in lacking if pair[0].spec.resources.gpus < chosen.gpus]
-    if not fewer:
+    """Yield what the next smaller number of GPUs lacks, if it does not fit as well as `chosen` for its memory."""
+    for request, decision in reversed(lacking):
+        gpus, gpu, estimate = request.spec.resources.gpus, decision.gpu, decision.estimate
+        usable = None if gpu is None else gpu.usable_bytes
+        if gpu is None or usable is None or gpus > chosen.gpus or estimate.high_bytes <= usable:
+            continue
+        exceeds = estimate.device_bytes > usable
+        size = binary_size(estimate.device_bytes if exceeds else estimate.high_bytes)
+        need = f"would {'need' if exceeds else 'perhaps need'} {size}{'' if gpus == 1 else ' each'}"
+        yield f"{_gpus(gpus)} {need}, but {gpu.product} has {binary_size(usable)}"
         return
-    request, decision = fewer[-1]
-    named = _gpus(request.spec.resources.gpus)
-    usable = None if decision.gpu is None else decision.gpu.usable_bytes
-    if decision.gpu is None or usable is None:
-        yield f"{named} would not do"
-        return
-    estimate = decision.estimate
-    exceeds = estimate.device_bytes > usable
-    size = binary_size(estimate.device_bytes if exceeds else estimate.high_bytes)
-    each = "" if request.spec.resources.gpus == 1 else " each"
-    yield (
-        f"{named} would {'need' if exceeds else 'perhaps need'} {size}{each}, but {decision.gpu.product} has {binary_size(usable)}"
-    )
 
 
 def _gpus(number: int) -> str:

@@ -379,10 +379,10 @@ def chosen_gpus(world: World) -> tuple[str, str]:
 
 def test_a_job_gets_as_many_gpus_as_it_needs_up_to_its_maximum() -> None:
     world = sharing(maximumGpus=8)
-    assert chosen_gpus(world) == ("4", "4")
-    assert run_of(world, TRAIN)["ranks"] == {"nodes": 1, "perNode": 4}
+    assert chosen_gpus(world) == ("3", "3")
+    assert run_of(world, TRAIN)["ranks"] == {"nodes": 1, "perNode": 3}
     plan = world.job.status["plan"]
-    assert plan["training"]["gpusPerNode"] == 4
+    assert plan["training"]["gpusPerNode"] == 3
     assert "Exchange" in {part["name"] for part in plan["duration"]["parts"]}
 
 
@@ -414,9 +414,9 @@ def test_a_job_that_has_begun_to_train_keeps_its_number() -> None:
     world.end_pod(TRAIN, interrupted(), 75)
     world.settle()
     assert world.created[-1] == "demo-train-1"
-    assert chosen_gpus(world) == ("4", "4")
+    assert chosen_gpus(world) == ("3", "3")
     assert run_of(world, "demo-train-1")["training"]["parallelism"] == "FullyShard"
-    assert world.job.status["usage"]["gpuSeconds"] == 400
+    assert world.job.status["usage"]["gpuSeconds"] == 300
 
 
 def test_a_trainer_that_is_too_old_gets_one_gpu_of_a_maximum() -> None:

@@ -78,12 +78,8 @@ def test_the_number_of_gpus_is_chosen_from_the_nodes_and_remembered(monkeypatch:
     request = make_request(resources={"maximumGpus": 8})
     chosen, first = inventory.decide_number(request, None, CostSettings())
     assert chosen.spec.resources.gpus == 1
-    (choice,) = (
-        [choice for choice in first.choices if choice.name == "gpus"]
-        if isinstance(first, Feasible)
-        else [None]
-    )
-    assert choice is not None
+    assert isinstance(first, Feasible)
+    (choice,) = [choice for choice in first.choices if choice.name == "gpus"]
     assert "of at most 8" in choice.reason
     monkeypatch.setattr(inventory_module, "possible_numbers", None)
     monkeypatch.setattr(inventory_module, "decide_training", None)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from finetune_operator.sizing.cost.work import Rows, known_rows
 from finetune_operator.sizing.decision import Feasible, Infeasible, decide_training
 from finetune_operator.sizing.gpu_number import decide_number, possible_numbers
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
+from finetune_operator.sizing.memory.terms import NotTracedError
 from finetune_operator.sizing.request import SizingRequest
 
 from tests.support.memory_traces import memory_trace
@@ -20,6 +21,7 @@ from tests.support.sizing_jobs import RESOURCE, feasible, infeasible, make_reque
 ROWS = known_rows(1000, 100, 2048, tokens=1_000_000)
 FREE = CostSettings()
 LARGE, SMALL = "NVIDIA A100 80GB", "NVIDIA L4"
+TWELVE = {"effectiveBatchSize": 12}
 LARGE_GPU = Gpu(LARGE, "Nvidia", 79 * GIB)
 """A replica of Mistral-7B needs 6 GiB, and a quarter of its weights 4.1 GiB."""
 
@@ -46,20 +48,14 @@ def decided(
     asked: SizingRequest, offers: list[Offer], rows: Rows | None = ROWS, cost: CostSettings = FREE
 ) -> tuple[int, Feasible | Infeasible]:
     """Decide; return the number of GPUs and the decision."""
-    decide = partial(decide_training, offers=offers)
-    chosen, decision = decide_number(asked, possible_numbers(asked, offers), decide, rows, cost)
+    numbers = possible_numbers(asked, offers)
+    chosen, decision = decide_number(asked, numbers, offers, decide_training, rows, cost)
     return chosen.spec.resources.gpus, decision
 
 
 def reason(found: Feasible | Infeasible) -> str:
     (choice,) = [choice for choice in feasible(found).choices if choice.name == "gpus"]
     return choice.reason
-
-
-@lru_cache
-def on_four_small() -> tuple[int, Feasible | Infeasible]:
-    """A job that may use 8 GPUs, on a node with 4 that hold no replica."""
-    return decided(request(8), on(gpu(4.2), 4))
 
 
 def test_without_a_maximum_the_number_is_that_of_the_spec() -> None:
@@ -115,16 +111,24 @@ def test_one_gpu_is_the_cheapest_if_the_job_fits_it() -> None:
     assert gpus == 1
     assert feasible(found).layout.gpus == 1
     assert reason(found).startswith("the cheapest of at most 4 on which the job fits: ")
-    assert "2 GPUs: " in reason(found), "the next ones are compared"
+    assert reason(found).endswith(" GPU hours on NVIDIA L4")
 
 
 def test_more_gpus_share_the_weights_if_fewer_are_too_small() -> None:
-    gpus, found = on_four_small()
-    assert gpus == 4
+    gpus, found = decided(request(8, TWELVE), on(gpu(4.2), 4))
+    assert gpus == 3
     assert feasible(found).layout.parallelism == "FullyShard"
-    assert "3 GPUs would " in reason(found)
-    assert "each, but NVIDIA L4 has 4.20 GiB" in reason(found)
-    assert "the cheapest of at most 8 on which the job fits: " in reason(found)
+    assert "2 GPUs would need " in reason(found)
+    assert " each, but NVIDIA L4 has 4.20 GiB; the cheapest of at most 8 on which " in reason(found)
+    assert "(4 GPUs: " in reason(found)
+
+
+def test_more_gpus_may_be_cheaper_if_they_divide_the_rows_of_a_step() -> None:
+    """Of 16 rows, one of 3 GPUs has 6, and the others wait for it."""
+    gpus, found = decided(request(8), on(gpu(4.2), 4))
+    assert gpus == 4
+    assert "(3 GPUs: " in reason(found)
+    assert "2 GPUs would need " in reason(found)
 
 
 def test_the_fewest_gpus_count_while_the_time_is_not_known() -> None:
@@ -141,6 +145,22 @@ def test_a_family_without_a_formula_gets_the_fewest_gpus() -> None:
     assert reason(found) == "the fewest of at most 4 on which the job fits"
 
 
+def test_a_number_of_which_the_trace_tells_nothing_is_left_out() -> None:
+    asked = request(3)
+
+    def decide(each: SizingRequest, offers: Sequence[Offer], *, brief: bool) -> Feasible | Infeasible:
+        if each.spec.resources.gpus < 3:
+            raise NotTracedError("no such pass")
+        return decide_training(each, offers, brief=brief)
+
+    offers = on(gpu(24), 4)
+    chosen, found = decide_number(asked, (1, 2, 3), offers, decide, ROWS, FREE)
+    assert chosen.spec.resources.gpus == 3
+    assert "the cheapest of at most 3" in reason(found)
+    with pytest.raises(NotTracedError, match="no such pass"):
+        decide_number(asked, (1, 2), offers, decide, ROWS, FREE)
+
+
 def prices(large: float, small: float) -> CostSettings:
     entries = [{"product": LARGE, "perGpuHour": large}, {"product": SMALL, "perGpuHour": small}]
     return parse_cost({"currency": "EUR", "prices": entries})
@@ -150,15 +170,16 @@ def test_a_price_list_may_make_more_small_gpus_cheaper_than_a_large_one() -> Non
     offers = [*on(gpu(4.2), 4), *on(LARGE_GPU, 4)]
     gpus, found = decided(request(4), offers)
     assert (gpus, feasible(found).gpu.product) == (1, LARGE), "by GPU hours, the large one is cheaper"
-    gpus, found = decided(request(4), offers, cost=prices(large=50, small=0.1))
-    assert (gpus, feasible(found).gpu.product) == (4, SMALL)
-    assert "EUR on NVIDIA L4 (1 GPU: " in reason(found)
+    gpus, found = decided(request(4, TWELVE), offers, cost=prices(large=50, small=0.1))
+    assert (gpus, feasible(found).gpu.product) == (3, SMALL)
+    assert "EUR on NVIDIA L4 (" in reason(found)
+    assert "1 GPU: " in reason(found)
     gpus, _ = decided(request(4), offers, cost=prices(large=1, small=1))
     assert gpus == 1
 
 
 def test_several_gpus_run_on_none_of_those_of_which_one_would_do() -> None:
-    """The price was that of the small ones. Four of the large ones would cost four times as much as needed."""
+    """The price was that of the small ones. Three of the large ones would cost three times as much as needed."""
     offers = [*on(gpu(4.2), 4), *on(LARGE_GPU, 4)]
     _, found = decided(request(4), offers, cost=prices(large=50, small=0.1))
     assert {offer.gpu.product for offer in feasible(found).offers} == {SMALL}
@@ -219,8 +240,8 @@ def test_a_rejection_names_a_number_on_several_nodes_that_the_maximum_allows() -
     assert gpus == 1
     assert "With resources.gpus: 4 instead of maximumGpus: 8" in infeasible(found).message
     gpus, found = decided(request(8, gpusPerNode=1), offers)
-    assert gpus == 4
-    assert (feasible(found).layout.nodes, feasible(found).layout.per_node) == (4, 1)
+    assert gpus == 3
+    assert (feasible(found).layout.nodes, feasible(found).layout.per_node) == (3, 1)
 
 
 def test_a_job_without_any_gpu_is_told_so() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from finetune_operator.api.plan import Parallelism
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.sizing.cost.duration import Duration, estimate_duration
 from finetune_operator.sizing.cost.exchange import (
@@ -31,7 +32,7 @@ def job(**training: Any) -> FineTuneJobSpec:
     return FineTuneJobSpec.parse(make_spec(training={"maximumSteps": STEPS, **training}))
 
 
-def plan(ranks: int, parallelism: str = "DataParallel", micro_batch: int = 1) -> TrainingPlan:
+def plan(ranks: int, parallelism: Parallelism = "DataParallel", micro_batch: int = 1) -> TrainingPlan:
     alone = training_plan(job().training, 1024, micro_batch, checkpointing=True, optimizer="AdamW")
     return replace(
         alone, ranks=ranks, gradient_accumulation=-(-16 // (micro_batch * ranks)), parallelism=parallelism
