@@ -380,7 +380,7 @@ def test_time_and_cost_are_planned_without_a_cluster(
 def test_the_cheapest_number_of_gpus_is_planned_with_the_time_of_their_exchange(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = ("--model", str(MISTRAL), "--gpu-memory", "4.2", "--gpu", "L4", "--rows", "1000")
+    given = ("--model", str(MISTRAL), "--gpu-memory", "4.2", "--gpu", "NVIDIA L4", "--rows", "1000")
     several = (
         *("--set", "resources.maximumGpus=8", "--set", "training.effectiveBatchSize=12"),
         *("--tokens", "300000"),

@@ -98,7 +98,7 @@ def test_the_numbers_are_those_that_the_nodes_have_a_place_for(
     assert possible_numbers(asked, on(gpu(24), *counts)) == numbers
 
 
-def test_gpus_that_pods_share_and_those_that_the_job_may_not_use_give_no_more_than_one() -> None:
+def test_gpus_that_are_shared_or_not_allowed_give_no_more_than_one() -> None:
     shared = on(gpu(24), 8, sharing="TimeSlicing", replicas=4)
     assert possible_numbers(request(4), shared) == (1,)
     elsewhere = request(4, nodeSelector={"pool": "a"})
