@@ -33,7 +33,7 @@ class Decide(Protocol):
     """Decides about one number of GPUs, as `sizing.decision.decide_training`."""
 
     def __call__(
-        self, request: SizingRequest, offers: Sequence[Offer], *, brief: bool
+        self, request: SizingRequest, offers: Sequence[Offer], /, *, brief: bool
     ) -> Feasible | Infeasible:
         """Decide about the number in `resources.gpus`. A `brief` rejection has no remedy."""
 
