@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from finetune_operator.api.plan import Layout
 from finetune_operator.sizing.decision import decide_training
@@ -71,7 +73,7 @@ def test_an_autoscaler_has_room_for_every_pod_of_its_size() -> None:
         ({"maximumGpus": 3, "gpusPerNode": 2}, Layout(1, 2)),
     ],
 )
-def test_volumes_suit_the_most_pods_that_a_job_may_get(resources: dict[str, int], layout: Layout) -> None:
+def test_volumes_suit_the_most_pods_that_a_job_may_get(resources: dict[str, Any], layout: Layout) -> None:
     assert widest_layout(make_spec(**resources), nodes(2, 2)) == layout
 
 
