@@ -463,6 +463,8 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("cost.currency=EUR,cost.prices[0].perGpuHour=-1", "cost/prices/0/perGpuHour"),
         ("cost.currency=EUR,cost.prices[0].perGpuHour=cheap", "cost/prices/0/perGpuHour"),
         ("cost.speeds[0].product=L4", "cost/speeds/0"),
+        ("cost.links.withinNode=0", "cost/links/withinNode"),
+        ("cost.links.nvlink=300", "cost/links"),
         (r"cost.labels[0]=argocd\.argoproj\.io/instance", "cost/labels/0"),
         (r"cost.labels[0]=app\.kubernetes\.io/name", "cost/labels/0"),
         ("policy.limits.images[0]=x", "'images' not allowed"),

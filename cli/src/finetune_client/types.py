@@ -304,6 +304,7 @@ class FineTuneJobSpecResources(TypedDict, total=False):
 
     gpus: int
     gpusPerNode: int
+    maximumGpus: int
     rightSize: Literal["Allow", "Forbid"]
     gpuResourceName: str
     prepare: FineTuneJobSpecResourcesPrepare

@@ -133,10 +133,10 @@ def test_several_gpus_of_one_node_are_one_pod() -> None:
     assert world.job.status["plan"]["training"]["gpusPerNode"] == 4
 
 
-def sharing(version: str = "1.12") -> World:
+def sharing(version: str = "1.12", **resources: Any) -> World:
     """A world whose GPUs hold a part of Mistral-7B, but no replica. PREPARE speaks this version of the contract."""
     inventory = make_inventory(make_node("gpu1", gpus=4, memory=4500))
-    world = World(job=make_job(make_spec(resources={"gpus": 4})), inventory=inventory)
+    world = World(job=make_job(make_spec(resources=resources or {"gpus": 4})), inventory=inventory)
     world.settle()
     prepared = deepcopy(SECTIONS[Stage.PREPARE]["prepare"])
     config = json.loads((CONFIGS / "mistral-7b-instruct-v0.3.json").read_text("utf-8"))
@@ -393,3 +393,90 @@ def test_the_workspace_of_several_pods_is_shared(resources: dict[str, Any], mode
     decision = world.decide()
     claims = [action.body for action in decision.actions if isinstance(action, CreateClaim)]
     assert [claim["spec"]["accessModes"] for claim in claims] == [[mode]]
+
+
+def chosen_gpus(world: World) -> tuple[str, str]:
+    """The number of GPUs that the plan has chosen, and the number that the pod of TRAIN requests."""
+    (choice,) = [choice for choice in world.job.status["plan"]["choices"] if choice["name"] == "gpus"]
+    name = world.created[-1]
+    (container,) = world.bodies[name]["spec"]["template"]["spec"]["containers"]
+    return choice["value"], container["resources"]["limits"]["nvidia.com/gpu"]
+
+
+def test_a_job_gets_as_many_gpus_as_it_needs_up_to_its_maximum() -> None:
+    world = sharing(maximumGpus=8)
+    assert chosen_gpus(world) == ("3", "3")
+    assert run_of(world, TRAIN)["ranks"] == {"nodes": 1, "perNode": 3}
+    plan = world.job.status["plan"]
+    assert plan["training"]["gpusPerNode"] == 3
+    assert "Exchange" in {part["name"] for part in plan["duration"]["parts"]}
+
+
+def test_a_small_model_gets_one_gpu_of_its_maximum() -> None:
+    inventory = make_inventory(make_node("gpu1", gpus=4))
+    world = World(job=make_job(make_spec(resources={"maximumGpus": 4})), inventory=inventory)
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    assert chosen_gpus(world) == ("1", "1")
+    assert "ranks" not in run_of(world, TRAIN)
+
+
+def test_the_number_follows_the_nodes_until_a_pod_has_trained() -> None:
+    world = sharing(maximumGpus=8)
+    larger = make_inventory(make_node("gpu1", gpus=4, memory=4500), make_node("gpu2", memory=81920))
+    world.inventory = larger
+    world.settle()
+    assert world.created[-1] == "demo-train-1"
+    assert chosen_gpus(world) == ("1", "1")
+
+
+def test_a_job_that_has_begun_to_train_keeps_its_number() -> None:
+    world = sharing(maximumGpus=8)
+    world.run_pod(TRAIN, node="gpu1")
+    world.settle()
+    world.wait(100)
+    world.inventory = make_inventory(make_node("gpu1", gpus=8, memory=81920))
+    world.end_pod(TRAIN, interrupted(), 75)
+    world.settle()
+    assert world.created[-1] == "demo-train-1"
+    assert chosen_gpus(world) == ("3", "3")
+    assert run_of(world, "demo-train-1")["training"]["parallelism"] == "FullyShard"
+    assert world.job.status["usage"]["gpuSeconds"] == 300
+
+
+def test_a_trainer_that_is_too_old_gets_one_gpu_of_a_maximum() -> None:
+    world = sharing("1.11", maximumGpus=8)
+    assert TRAIN not in world.bodies
+    message = next(each["message"] for each in world.job.status["conditions"] if each["type"] == "Stalled")
+    assert "must fit on" in message
+
+
+@pytest.mark.parametrize(
+    ("resources", "mode"),
+    [
+        ({"maximumGpus": 4}, "ReadWriteOnce"),
+        ({"maximumGpus": 4, "gpusPerNode": 1}, "ReadWriteMany"),
+        ({"maximumGpus": 3, "gpusPerNode": 2}, "ReadWriteOnce"),
+    ],
+)
+def test_only_a_number_of_pods_to_choose_makes_the_workspace_shared(
+    resources: dict[str, Any], mode: str
+) -> None:
+    inventory = make_inventory(make_node("gpu1"), make_node("gpu2"))
+    world = World(job=make_job(make_spec(resources=resources)), inventory=inventory)
+    claims = [action.body for action in world.decide().actions if isinstance(action, CreateClaim)]
+    assert [claim["spec"]["accessModes"] for claim in claims] == [[mode]]
+
+
+@pytest.mark.parametrize(
+    ("resources", "begins"), [({"maximumGpus": 2}, True), ({"maximumGpus": 2, "gpusPerNode": 1}, False)]
+)
+def test_a_claim_of_one_node_suits_a_maximum_of_one_pod(resources: dict[str, Any], begins: bool) -> None:  # noqa: FBT001 -- a case
+    spec = make_spec(resources=resources, workspace={"existingClaim": "mine"})
+    world = World(job=make_job(spec), inventory=make_inventory(make_node("gpu1"), make_node("gpu2")))
+    world.volumes = JobVolumes(workspace=MountedClaim("mine", "claim", ("ReadWriteOnce",)))
+    world.settle()
+    assert bool(world.created) == begins
+    if not begins:
+        assert world.condition("Succeeded") == ("False", "WorkspaceNotShared")
