@@ -33,8 +33,8 @@ PERIOD_SECONDS = 20.0
 STILL_SECONDS = 420.0
 """Time in which something of every job changes. A busy machine needs more than a minute to start a replica, and nobody
 leads meanwhile."""
-STAGE_CPU = {stage: {"cpu": "500m"} for stage in ("prepare", "train", "merge")}
-"""So few pods run at once that their work is not much slower than alone."""
+STAGE_CPU = {stage: {"cpu": "800m"} for stage in ("prepare", "train", "merge")}
+"""What a stage uses. Two run at once on two cores, and the kubelet finds time to tell of their ends."""
 GONE_SECONDS = 2.0
 """The goal for a GPU pod under a leader. A busy machine may take longer, but never minutes."""
 GENEROUS_SECONDS = 20.0

@@ -112,6 +112,11 @@ class Scene:
         """True if the job has succeeded or failed, or does not exist."""
         return name not in self.jobs or self.condition(name, "Succeeded")["status"] in {"True", "False"}
 
+    def finished(self, name: str) -> bool:
+        """True if the job exists, has succeeded or failed, and nobody deletes it."""
+        job = self.jobs.get(name)
+        return job is not None and "deletionTimestamp" not in job["metadata"] and self.ended(name)
+
     def left_of(self, name: str) -> list[str]:
         """Return the Jobs, pods and claims that carry the job's label."""
         return [
