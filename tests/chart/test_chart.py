@@ -185,6 +185,11 @@ def test_cluster_role_grants_exactly_what_the_operator_declares() -> None:
     assert pod_spec(objects)["serviceAccountName"] == account
 
 
+def test_only_a_chart_with_job_sets_grants_them() -> None:
+    wanted = declared((*rbac.WATCHED_RULES, *rbac.JOB_SET_RULES))
+    assert rules(only(render("--set", "jobSets=true"), "ClusterRole", "-operator")) == wanted
+
+
 def test_watched_namespaces_need_a_cluster_role_for_cluster_scoped_reads_alone() -> None:
     objects = render("--set", "watchNamespaces={team-a,team-b},rbac.aggregateRoles=false")
     assert rules(only(objects, "ClusterRole")) == declared(rbac.CLUSTER_RULES)
@@ -458,6 +463,8 @@ def test_network_policy_lets_the_operator_poll_every_telemetry_port() -> None:
         ("cost.currency=EUR,cost.prices[0].perGpuHour=-1", "cost/prices/0/perGpuHour"),
         ("cost.currency=EUR,cost.prices[0].perGpuHour=cheap", "cost/prices/0/perGpuHour"),
         ("cost.speeds[0].product=L4", "cost/speeds/0"),
+        ("cost.links.withinNode=0", "cost/links/withinNode"),
+        ("cost.links.nvlink=300", "cost/links"),
         (r"cost.labels[0]=argocd\.argoproj\.io/instance", "cost/labels/0"),
         (r"cost.labels[0]=app\.kubernetes\.io/name", "cost/labels/0"),
         ("policy.limits.images[0]=x", "'images' not allowed"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from devcluster.kueue import adapted
+from devcluster.kueue import KUEUE
 
 IMAGE = "docker.io/finetune/trainer:dev"
 FILE = "controller_manager_config.yaml"
@@ -39,7 +39,7 @@ def manifests() -> list[dict[str, Any]]:
 
 
 def test_kueue_runs_the_binary_of_this_checkout_without_an_image_of_its_own() -> None:
-    found = {document["kind"]: document for document in adapted(manifests(), IMAGE)}
+    found = {document["kind"]: document for document in KUEUE.adapted(manifests(), IMAGE)}
     assert list(found) == ["Namespace", "Deployment", "ConfigMap", "MutatingWebhookConfiguration"]
     pod = found["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -51,7 +51,7 @@ def test_kueue_runs_the_binary_of_this_checkout_without_an_image_of_its_own() ->
 
 
 def test_kueue_is_asked_about_jobs_and_queues_only() -> None:
-    found = {document["kind"]: document for document in adapted(manifests(), IMAGE)}
+    found = {document["kind"]: document for document in KUEUE.adapted(manifests(), IMAGE)}
     config = yaml.safe_load(found["ConfigMap"]["data"][FILE])
     assert config["integrations"]["frameworks"] == ["batch/job"]
     assert config["webhook"] == {"port": 9443}

@@ -88,6 +88,12 @@ VALID = {
             "huggingFace": {"repository": "org/name", "tokenSecretRef": {"name": "hub", "key": "token"}}
         }
     },
+    "number of GPUs to choose": {"resources__maximumGpus": 64},
+    "number of pods to choose": {"resources__maximumGpus": 7, "resources__gpusPerNode": 2},
+    "number of GPUs that share weights": {
+        "training__parallelism": "FullyShard",
+        "resources__maximumGpus": 2,
+    },
     "url dataset": {"dataset__source": {"url": {"secretKeyRef": {"name": "rows", "key": "url"}}}},
     "validation source": {
         "dataset__validation": {"source": {"configMap": {"name": "rows", "key": "held-out"}}}
@@ -295,7 +301,7 @@ INVALID = {
     ),
     "weights shared with nobody": (
         {"training__parallelism": "FullyShard"},
-        "resources.gpus must be at least 2 with training.parallelism FullyShard",
+        "resources.maximumGpus must be at least 2 with training.parallelism FullyShard",
     ),
     "shared weights with DoRA": (
         {
@@ -318,6 +324,24 @@ INVALID = {
     "GPUs of unequal pods": (
         {"resources__gpus": 6, "resources__gpusPerNode": 4},
         "must have gpus that are a multiple of gpusPerNode",
+    ),
+    "GPUs given and chosen": (
+        {"resources__gpus": 2, "resources__maximumGpus": 4},
+        "must have at most one of gpus and maximumGpus",
+    ),
+    "most GPUs below a pod": (
+        {"resources__maximumGpus": 2, "resources__gpusPerNode": 4},
+        "must have gpusPerNode of at most maximumGpus",
+    ),
+    "pod with more GPUs than rows": (
+        {"resources__maximumGpus": 64, "resources__gpusPerNode": 17},
+        "resources.gpusPerNode must be at most training.effectiveBatchSize",
+    ),
+    "no GPU at most": ({"resources__maximumGpus": 0}, "should be greater than or equal to 1"),
+    "too many GPUs at most": ({"resources__maximumGpus": 65}, "should be less than or equal to 64"),
+    "one GPU that shares weights": (
+        {"training__parallelism": "FullyShard", "resources__maximumGpus": 1},
+        "resources.maximumGpus must be at least 2 with training.parallelism FullyShard",
     ),
     "no GPU in a pod": ({"resources__gpusPerNode": 0}, "should be greater than or equal to 1"),
     "no memory": ({"resources__train__memory": "0"}, "must be more than 0"),

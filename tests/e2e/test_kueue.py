@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from devcluster import kueue, product
+from devcluster import product
 from devcluster.gpus import RESOURCE, Gpus
 from devcluster.kubectl import Kubectl
+from devcluster.kueue import KUEUE
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs, queues
@@ -30,7 +31,7 @@ TRAINING: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def queued_room(operator: ProvidedCluster, workplace: Kubectl, kubectl: Kubectl) -> Iterator[Kubectl]:
     """The shared namespace with LocalQueues, while Kueue runs."""
-    with kueue.running(kubectl, operator.trainer_image):
+    with KUEUE.running(kubectl, operator.trainer_image):
         kubectl.apply(*queues.cluster_objects(), queues.PRIORITY_CLASS)
         workplace.apply(*queues.local_queues())
         try:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from devcluster import product
@@ -16,18 +13,11 @@ from devcluster.pretend_nodes import PretendNodes, gpu_node
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
+from tests.support.e2e.pairs import in_two_pods, live_through_an_eviction_and_a_suspension
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("volume_classes")]
 
 START_SECONDS = 20
-TRAINING: dict[str, Any] = {
-    "maximumSteps": 80,
-    "effectiveBatchSize": 4,
-    "microBatchSize": 1,
-    "maximumLength": 256,
-    "learningRate": 0.001,
-    "checkpoint": {"intervalSteps": 5},
-}
 
 
 @pytest.fixture(scope="module")
@@ -45,75 +35,9 @@ def patient(operator: ProvidedCluster) -> Iterator[None]:
     product.install_chart(operator)
 
 
-def in_two_pods(name: str, **training: Any) -> dict[str, Any]:
-    return jobs.fine_tune_job(
-        name,
-        training={**TRAINING, **training},
-        resources={"gpus": 2, "gpusPerNode": 1},
-        workspace=jobs.SHARED_WORKSPACE,
-    )
-
-
-def running(room: Kubectl, name: str) -> list[dict[str, Any]]:
-    pods = jobs.stage_pods(room, name, "train")
-    return [pod for pod in pods if pod["status"]["phase"] == "Running"]
-
-
-def pod_of(room: Kubectl, name: str, index: int) -> str | None:
-    """The name of the running pod with this number; None if there is none."""
-    found = [
-        pod["metadata"]["name"]
-        for pod in running(room, name)
-        if pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == str(index)
-    ]
-    return found[0] if found else None
-
-
-def trained(room: Kubectl, name: str, step: int) -> list[int]:
-    """Wait until both pods run and the first one has reached a step. Return all its steps."""
-    found: list[int] = []
-
-    def reached(_job: dict[str, Any]) -> bool:
-        first = pod_of(room, name, 0)
-        log = "" if first is None else room.run("logs", first).stdout
-        found[:] = [int(each) for each in re.findall(r"Training: (\d+) of", log)]
-        return pod_of(room, name, 1) is not None and max(found, default=0) >= step
-
-    jobs.until(room, name, f"step {step}", seconds=300, holds=reached)
-    return found
-
-
 @pytest.mark.usefixtures("patient")
 def test_two_pods_train_as_one_through_an_eviction_and_a_suspension(room: Kubectl) -> None:
-    room.apply(in_two_pods("pair"))
-    before = max(trained(room, "pair", 6))
-    second = pod_of(room, "pair", 1)
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": second}}
-    path = f"/api/v1/namespaces/{room.namespace}/pods/{second}/eviction"
-    room("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
-    jobs.until(
-        room, "pair", "other pods", seconds=120, holds=lambda _: pod_of(room, "pair", 1) not in {None, second}
-    )
-    after = trained(room, "pair", before + 1)
-    assert after[0] >= before - before % 5, "no step before the checkpoint may be repeated"
-    jobs.suspend(room, "pair", value=True)
-    jobs.until(
-        room, "pair", "Suspended", seconds=60,
-        holds=lambda job: product.condition(job, "Suspended")["status"] == "True"
-        and not jobs.all_pods(room, "pair"),
-    )  # fmt: skip
-    jobs.suspend(room, "pair", value=False)
-    resumed = trained(room, "pair", max(after) + 1)
-    assert resumed[0] >= max(after), "a suspended training saves its last step"
-    job = product.follow(room, "pair", seconds=500)
-    assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
-    attempts = [(a["stage"], a["attempt"], a["outcome"]) for a in job["status"]["attempts"]]
-    assert attempts == [
-        ("Prepare", 0, "Succeeded"),
-        ("Train", 0, "Interrupted"),
-        ("Train", 1, "Succeeded"),
-        ("Merge", 0, "Succeeded"),
-    ]
+    job = live_through_an_eviction_and_a_suspension(room, "pair")
     training = job["status"]["plan"]["training"]
     assert (training["nodes"], training["gpusPerNode"]) == (2, 1)
     assert jobs.stage_pods(room, "pair", "train") == []

@@ -28,7 +28,15 @@ from tests.support.operator import NOW, UID, make_progress
 from tests.support.repository import ROOT
 from tests.support.world import World
 
-TRAINING: dict[str, Any] = {"steps": 5, "seconds": 4.0, "tokens": 5006, "reservedBytes": 30}
+TRAINING: dict[str, Any] = {
+    "steps": 5,
+    "seconds": 4.0,
+    "tokens": 5006,
+    "reservedBytes": 30,
+    "rankSeconds": [0.5, 0.25],
+    "rankDeviceBytes": [1, 2],
+    "rankHostBytes": [3, 4],
+}
 
 
 def trained() -> JobRecord:
@@ -74,6 +82,8 @@ def trainer_text() -> str:
         reserved_bytes=3,
         peak_reserved_bytes=4,
         rank_seconds=(0.1, 0.2),
+        rank_device_bytes=(1, 2),
+        rank_host_bytes=(3, 4),
     )
     numbers = {"loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "tokens_per_second": 5.0}
     reporter.update("Training", 2, 4, **numbers, peak_memory_bytes=1)

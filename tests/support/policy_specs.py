@@ -115,6 +115,8 @@ def draw_spec(draw: random.Random) -> dict[str, Any]:
         spec["cpuQueueName"] = draw.choice(("cpus", "mine"))
     if wants():
         spec["resources"]["gpuResourceName"] = draw.choice(("nvidia.com/gpu", "amd.com/gpu"))
+    numbers = ({"gpus": 2}, {"maximumGpus": 1}, {"maximumGpus": 4})
+    spec["resources"] |= draw.choice(numbers) if wants() else {}
     _fill(spec["resources"], draw, rate, ("priorityClassName", "runtimeClassName"))
     template = _draw_pods(draw, rate)
     if template:

@@ -283,6 +283,8 @@ class World:
             return
         self.created.append(name)
         self.bodies[name] = body
+        members = body["spec"].get("replicatedJobs")
+        spec = members[0]["template"]["spec"] if members else body["spec"]
         labels, annotations = body["metadata"]["labels"], body["metadata"].get("annotations", {})
         version = self._version()
         self.children[name] = ChildJob(
@@ -298,10 +300,11 @@ class World:
             finished=False,
             failure=None,
             queue=labels.get(QUEUE_LABEL, ""),
+            kind=body["kind"],
             placement=annotations.get(PLACEMENT_ANNOTATION, ""),
             pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
-            image=body["spec"]["template"]["spec"]["containers"][0]["image"],
-            pods=body["spec"]["completions"],
+            image=spec["template"]["spec"]["containers"][0]["image"],
+            pods=spec["completions"],
         )
 
 

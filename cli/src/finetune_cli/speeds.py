@@ -46,7 +46,7 @@ def measured_speed(job: Mapping[str, Any]) -> tuple[str, float] | None:
     """The product of a job's succeeded attempt of TRAIN, and the share of its published speed that the training reached.
 
     None if the job has no such attempt, or if it was not measured. A run of another rung than that of the plan does not
-    count, and neither does one on a CPU, or one that a host has limited.
+    count, and neither does one on a CPU or on several GPUs, or one that a host has limited.
     """
     try:
         return _measured_speed(job)
@@ -76,6 +76,9 @@ def _measured_speed(job: Mapping[str, Any]) -> tuple[str, float] | None:
     if not attempts or rows is None or attempts[-1]["gpuProduct"] == UNKNOWN_PRODUCT:
         return None
     last, planned = attempts[-1], status["plan"]["training"]
+    if "gpusPerNode" in planned:
+        # Several GPUs also exchange weights and gradients, so their speed is not that of one.
+        return None
     spec = FineTuneJobSpec.parse(job["spec"])
     plan = training_plan(
         spec.training,

@@ -304,6 +304,7 @@ class FineTuneJobSpecResources(TypedDict, total=False):
 
     gpus: int
     gpusPerNode: int
+    maximumGpus: int
     rightSize: Literal["Allow", "Forbid"]
     gpuResourceName: str
     prepare: FineTuneJobSpecResourcesPrepare
@@ -902,6 +903,18 @@ class FineTuneJobStatusAttemptsMemory(TypedDict, total=False):
     loadBytes: int
 
 
+class FineTuneJobStatusAttemptsPods(TypedDict, total=False):
+    """The end of one pod."""
+
+    index: Required[int]
+    first: Required[bool]
+    node: str
+    rank: int
+    reason: str
+    exitCode: int
+    completionTime: str
+
+
 class FineTuneJobStatusAttempts(TypedDict, total=False):
     """One attempt of one stage."""
 
@@ -922,6 +935,8 @@ class FineTuneJobStatusAttempts(TypedDict, total=False):
     failedRungs: list[FineTuneJobStatusAttemptsFailedRungs]
     memory: FineTuneJobStatusAttemptsMemory
     node: str
+    rank: int
+    pods: list[FineTuneJobStatusAttemptsPods]
 
 
 class FineTuneJobStatusArtifacts(TypedDict, total=False):

@@ -145,6 +145,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   "gpuProfiles" .Values.gpuProfiles
   "policy" (pick (default dict .Values.policy) "limits" "exceptions")
   "allowTimeSlicing" .Values.allowTimeSlicing
+  "jobSets" .Values.jobSets
   "calibration" .Values.calibration
   "cost" (default dict .Values.cost)
   "watchNamespaces" (default list .Values.watchNamespaces)

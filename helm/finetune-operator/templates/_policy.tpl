@@ -101,6 +101,11 @@ spec:
         'gpus' in variables.limits && object.spec.?resources.?gpus.orValue(1) > variables.limits.gpus
           ? ['spec.resources.gpus must be at most ' + string(variables.limits.gpus) + ', found '
              + string(object.spec.?resources.?gpus.orValue(1))] : []
+    - name: highMaximum
+      expression: >-
+        'gpus' in variables.limits && object.spec.?resources.?maximumGpus.orValue(1) > variables.limits.gpus
+          ? ['spec.resources.maximumGpus must be at most ' + string(variables.limits.gpus) + ', found '
+             + string(object.spec.?resources.?maximumGpus.orValue(1))] : []
     # Node labels: a selector is a label and one value, and a requirement of a term may have any operator.
     - name: nodeLabels
       expression: variables.limits.?nodeLabels.orValue({})
@@ -191,7 +196,7 @@ spec:
              ' must have one of the hosts ' + variables.limits[u.limit].join(', ')) + ', found ' + u.value)
     - name: violations
       expression: >-
-        (variables.otherNames + variables.missingQueue + variables.manyGpus + variables.otherSelectors
+        (variables.otherNames + variables.missingQueue + variables.manyGpus + variables.highMaximum + variables.otherSelectors
           + variables.otherRequirements + variables.otherTolerations + variables.otherHosts).filter(text, text != '')
   validations:
     - expression: variables.violations.size() == 0

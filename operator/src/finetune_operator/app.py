@@ -22,6 +22,7 @@ from finetune_operator.cluster.progress_poller import HttpFetcher
 from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.watches import (
     CLUSTER_KINDS,
+    JOB_SETS,
     NAMESPACED_KINDS,
     build_registry,
     run_watches,
@@ -120,6 +121,7 @@ class Operator:
     async def _watch(self, informer: Informer, configuration: Configuration) -> None:
         """Run Kopf's watches. If one of all namespaces fails for good, the process ends, too."""
         ages = self._replica.watch_ages
+        kinds_of_namespace = (*NAMESPACED_KINDS, JOB_SETS) if self._replica.job_sets else NAMESPACED_KINDS
         cluster_kinds = CLUSTER_KINDS if self._replica.gpus.inventory.problem is None else ()
 
         async def watch(
@@ -134,11 +136,11 @@ class Operator:
                 ages.forget(namespace)
 
         if not self._settings.watch_namespaces:
-            await watch("", (*NAMESPACED_KINDS, *cluster_kinds))
+            await watch("", (*kinds_of_namespace, *cluster_kinds))
             return
         namespaces = NamespaceWatches(
             informer,
-            lambda namespace, forbidden: watch(namespace, NAMESPACED_KINDS, forbidden),
+            lambda namespace, forbidden: watch(namespace, kinds_of_namespace, forbidden),
             elapsed_time,
         )
         async with asyncio.TaskGroup() as group:

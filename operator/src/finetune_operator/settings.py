@@ -182,6 +182,8 @@ class Settings(_Settings):
     policy: dict[str, Any] = {"limits": {}, "exceptions": []}
     """Limits on what jobs may ask for (docs/tenancy.md)."""
     allow_time_slicing: bool = False
+    job_sets: bool = False
+    """TRAIN with several pods is a JobSet, if the cluster has JobSet. Otherwise it is a batch/v1 Job as ever."""
     calibration: dict[str, Any] = {}
     """Constants of the memory estimate, corrected by measured runs; empty for the built-in ones."""
     cost: CostSettings = CostSettings()

@@ -64,6 +64,13 @@ def job(
     }
 
 
+def of_several_gpus() -> dict[str, Any]:
+    """A run whose GPUs also exchange weights and gradients."""
+    document = job()
+    document["status"]["plan"]["training"] |= {"nodes": 1, "gpusPerNode": 2, "parallelism": "DataParallel"}
+    return document
+
+
 def calibrated(
     folder: Path, capsys: pytest.CaptureFixture[str], *jobs: dict[str, Any]
 ) -> tuple[int, Any, str]:
@@ -102,6 +109,7 @@ def test_the_printed_value_is_one_that_the_chart_takes(
         job(stage="Merge"),
         job(gpuProduct="Unknown"),
         job(0),
+        of_several_gpus(),
         job(config={**LLAMA_8B, "model_type": "unheard-of"}),
         job(30_000, config={**LLAMA_8B, "hidden_size": 64, "intermediate_size": 128}),
         {"kind": "FineTuneJob"},

@@ -88,6 +88,15 @@ def test_every_failure_has_a_reason_and_a_redacted_message(
     assert said in outcome.message
 
 
+def test_a_failure_names_the_rank_that_failed_first(
+    make_run: Callable[..., RunSpec], stages: dict[str, Any]
+) -> None:
+    stages["train"] = StageError(Reason.GPU_OUT_OF_MEMORY, "full", 3)
+    assert runner.stage_outcome("train", make_run(), NullReporter(), REDACT).rank == 3
+    stages["train"] = KeyError("x")
+    assert runner.stage_outcome("train", make_run(), NullReporter(), REDACT).rank is None
+
+
 def test_only_train_runs_on_several_processes(
     make_run: Callable[..., RunSpec], stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,12 +53,16 @@ class Reason(StrEnum):
 
 
 class StageError(Exception):
-    """A stage cannot continue. The message says what must be, what was found and the remedy; it holds no secret."""
+    """A stage cannot continue. The message says what must be, what was found and the remedy; it holds no secret.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    `rank` is the one of several ranks that failed first; None if there is one process, or if no single rank failed.
+    """
+
+    def __init__(self, reason: Reason, message: str, rank: int | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.rank = rank
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:

@@ -269,6 +269,7 @@ def stage_outcome(
 
     A failure that has no reason becomes InternalError, and its traceback goes to the log.
     """
+    rank = None
     try:
         with TERMINATION.raised():
             stage = load_stage(command, step)
@@ -283,7 +284,8 @@ def stage_outcome(
         reason, message = _interrupted(str(signal_name))
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- the last handler of the process: the error becomes InternalError
         reason, message = reason_of(command, error, run)
-    return Outcome.failure(reason, redact(message))
+        rank = error.rank if isinstance(error, StageError) else None
+    return Outcome.failure(reason, redact(message), rank)
 
 
 def reason_of(command: str, error: BaseException, run: RunSpec) -> tuple[Reason, str]:

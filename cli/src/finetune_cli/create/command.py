@@ -25,6 +25,7 @@ _SHORT = {
     "maximum_length": "training.maximumLength",
     "rank": "training.lora.rank",
     "gpus": "resources.gpus",
+    "maximum_gpus": "resources.maximumGpus",
     "queue": "queueName",
 }
 """Options for frequent fields."""
@@ -73,6 +74,12 @@ _EXAMPLES = (
 @click.option("--maximum-length", type=int, metavar="TOKENS", help="training.maximumLength.")
 @click.option("--rank", type=int, metavar="NUMBER", help="training.lora.rank.")
 @click.option("--gpus", type=int, metavar="NUMBER", help="resources.gpus.")
+@click.option(
+    "--maximum-gpus",
+    type=int,
+    metavar="NUMBER",
+    help="resources.maximumGpus: the operator chooses the cheapest number.",
+)
 @click.option("--queue", metavar="NAME", help="LocalQueue of Kueue.")
 @click.option(
     "--label", "labels", type=Pair("KEY=VALUE"), multiple=True, metavar="KEY=VALUE", help="Label; repeatable."

@@ -15,7 +15,11 @@ STAGES = ("Prepare", "Train", "Merge")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt of a stage. `end` and `outcome` are None while it runs."""
+    """One attempt of a stage. `end` and `outcome` are None while it runs.
+
+    `node` is where it ran. Of several processes of TRAIN, `rank` is the one that failed first, and `node` is its node. Both are
+    None if they are not known.
+    """
 
     stage: str
     number: int
@@ -23,6 +27,8 @@ class Attempt:
     end: datetime | None = None
     outcome: str | None = None
     reason: str | None = None
+    node: str | None = None
+    rank: int | None = None
 
     def seconds(self, now: datetime) -> float:
         """Return the time from its start to its end, or to `now`. It includes the wait for a node."""
@@ -44,6 +50,8 @@ def timeline(job: Mapping[str, Any]) -> list[Attempt]:
                     end,
                     item.get("outcome"),
                     item.get("reason"),
+                    item.get("node"),
+                    item.get("rank"),
                 )
             )
     stage = status.get("stage") or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from finetune_operator.api.spec import FineTuneJobSpec, Resources
 from finetune_operator.api.stages import Stage
 from finetune_operator.sizing.cost.prices import CostSettings, parse_cost
 from finetune_operator.sizing.decision import decide_training
+from finetune_operator.sizing.gpu_number import decide_number, possible_numbers
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import offers, other_offers
 from finetune_operator.sizing.learning_rate import choose_learning_rate
@@ -102,13 +104,20 @@ def _plan_document(options: SimpleNamespace) -> dict[str, Any]:
         rules=gpus.rules,
         trace=trace,
     )
-    decision = decide_training(request, gpus.offers, lambda: gpus.others)
     rows = _rows(options.rows)
     rate = choose_learning_rate(spec.training, shape or width_of(config), rows)
     cost = CostSettings()
     if options.cost is not None:
         cost = inputs.read_mapping(options.cost, "cost", parse_cost)
     data = inputs.described_rows(spec, rows, options.tokens, length)
+    request, decision = decide_number(
+        request,
+        possible_numbers(request, gpus.offers),
+        gpus.offers,
+        partial(decide_training, others=lambda: gpus.others),
+        data,
+        cost,
+    )
     return document(request, decision, rate, data, cost, family=str(config.get("model_type")))
 
 
@@ -165,6 +174,7 @@ def _gpus(options: SimpleNamespace, spec: FineTuneJobSpec, stack: StackProfile, 
             right_size=asked.right_size,
             gpus=asked.gpus,
             gpus_per_node=asked.gpus_per_node,
+            maximum_gpus=asked.maximum_gpus,
         )
         return _Gpus(
             spec.model_copy(update={"resources": anywhere}),

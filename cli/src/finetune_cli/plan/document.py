@@ -46,7 +46,10 @@ def document(
         "bottleneck": estimate.bottleneck.value,
         "phases": {phase.value: size for phase, size in estimate.phases.items()},
         "terms": _terms(estimate),
-        "chosen": {**_chosen(plan), "learningRate": learning_rate.value},
+        "chosen": {
+            **_chosen(plan, request.spec.training.effective_batch_size),
+            "learningRate": learning_rate.value,
+        },
         "warnings": [*warnings(request.spec.training), *(() if doubt is None else (doubt,))],
         "gpu": None if gpu is None else _gpu(gpu),
         "model": _model(request, family),
@@ -116,8 +119,9 @@ def _forecast(
         rows,
         cost,
         request.device,
+        decision.layout.nodes,
     )
-    gpus = request.spec.resources.gpus
+    gpus = decision.layout.gpus
     duration, price = found.duration, found.cost
     return {
         "duration": {"reason": duration} if isinstance(duration, str) else shown_duration(duration, gpus),
@@ -147,11 +151,12 @@ def _terms(estimate: Estimate) -> list[dict[str, Any]]:
     ]
 
 
-def _chosen(plan: TrainingPlan) -> dict[str, Any]:
+def _chosen(plan: TrainingPlan, effective_batch_size: int) -> dict[str, Any]:
+    """The values of a plan. Several GPUs need not have equally many of the rows of a step."""
     return {
         "microBatchSize": plan.micro_batch_size,
         "gradientAccumulationSteps": plan.gradient_accumulation,
-        "effectiveBatchSize": plan.effective_batch_size,
+        "effectiveBatchSize": effective_batch_size,
         "gradientCheckpointing": plan.gradient_checkpointing,
         "optimizer": plan.optimizer,
         "weights": plan.weights,

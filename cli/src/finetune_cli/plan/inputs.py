@@ -196,7 +196,7 @@ def named_offers(
         gpus = [_product(name) for name in names]
     count = 1
     if resources is not None:
-        count = resources.gpus_per_node or min(resources.gpus, GPUS_OF_A_MACHINE)
+        count = resources.gpus_per_node or min(resources.maximum_gpus or resources.gpus, GPUS_OF_A_MACHINE)
     return tuple(Offer(gpu, resource_name, count) for gpu in gpus)
 
 

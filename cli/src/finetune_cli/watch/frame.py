@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_cli.cluster.client import condition, has_ended
 from finetune_cli.jobs.summary import summary
-from finetune_cli.jobs.timeline import STAGES, stage_seconds, timeline
+from finetune_cli.jobs.timeline import STAGES, Attempt, stage_seconds, timeline
 from finetune_cli.text import PHASE_STYLES, duration, moment, printable
 from finetune_cli.watch.history import LossHistory
 
@@ -57,8 +57,15 @@ def _stages(
         elif last[0].end is None:
             text = _running(facts, now, blocks=blocks)
         else:
-            text = (last[0].outcome or "").lower()
+            text = (last[0].outcome or "").lower() + _place(last[0])
         yield f"{_INDENT}{stage:{_STAGE_WIDTH}} {spent:>7}  {text}".rstrip()
+
+
+def _place(attempt: Attempt) -> str:
+    """Return which of several processes failed first, and where; empty if that is not known."""
+    if attempt.rank is None:
+        return ""
+    return f" by rank {attempt.rank}" + (f" on {attempt.node}" if attempt.node else "")
 
 
 def _running(facts: Mapping[str, Any], now: datetime, *, blocks: bool) -> str:

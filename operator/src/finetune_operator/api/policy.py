@@ -173,6 +173,9 @@ def _missing_queue(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
 def _many_gpus(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:
     if limits.gpus is not None and spec.resources.gpus > limits.gpus:
         yield f"spec.resources.gpus must be at most {limits.gpus}, found {spec.resources.gpus}"
+    most = spec.resources.maximum_gpus
+    if limits.gpus is not None and most is not None and most > limits.gpus:
+        yield f"spec.resources.maximumGpus must be at most {limits.gpus}, found {most}"
 
 
 def _other_node_labels(spec: FineTuneJobSpec, limits: Limits) -> Iterator[str]:

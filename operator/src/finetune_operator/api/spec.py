@@ -264,6 +264,8 @@ class Resources(SpecValue):
     gpus: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
     gpus_per_node: Annotated[int, Field(ge=1, le=MOST_GPUS)] | None = None
     """GPUs of each pod of TRAIN. None lets the operator choose from what nodes offer."""
+    maximum_gpus: Annotated[int, Field(ge=1, le=MOST_GPUS)] | None = None
+    """The operator chooses the number of GPUs, up to this one. None leaves it to `gpus`. The CRD has no default."""
     right_size: Literal["Allow", "Forbid"] = "Allow"
     gpu_resource_name: ResourceName = "nvidia.com/gpu"
     prepare: StageResources = StageResources()

@@ -17,6 +17,9 @@ STAGE_LABEL = "finetune.dev/stage"
 ATTEMPT_LABEL = "finetune.dev/attempt"
 CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
 """The uid of the Job, which the Job controller sets on each of its pods."""
+JOB_SET = "JobSet"
+JOB_SET_LABEL = "jobset.sigs.k8s.io/jobset-uid"
+"""The uid of the JobSet, which its controller sets on the pods of its Jobs."""
 RUN_ANNOTATION = "finetune.dev/run"
 PLACEMENT_ANNOTATION = "finetune.dev/placement"
 """Annotation of TRAIN's Job: the digest of the plan and the GPUs for which it was created (lifecycle/sizing.py)."""
@@ -73,7 +76,9 @@ WORK_STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.MERGE)
 """The stages that make the model, in their order."""
 
 
-_CHILD_NAME = re.compile(r"(.+)-(prepare|train|merge|report)-(0|[1-9][0-9]*)")
+REPLICATED_JOB = "r"
+"""Name of the only member of a JobSet. It is short, because names of pods begin with it, and they have a limit."""
+_CHILD_NAME = re.compile(rf"(.+)-(prepare|train|merge|report)-(0|[1-9][0-9]*)(?:-{REPLICATED_JOB}-0)?")
 _ACTIVE_REASONS = {
     Stage.PREPARE: Reason.PREPARING,
     Stage.TRAIN: Reason.TRAINING,
@@ -87,7 +92,10 @@ def child_name(job_name: str, stage: Stage, attempt: int) -> str:
 
 
 def parse_child_name(name: str) -> tuple[str, Stage, int] | None:
-    """The FineTuneJob, stage and attempt that a name of `child_name` stands for; None for any other name."""
+    """The FineTuneJob, stage and attempt that a name of `child_name` stands for; None for any other name.
+
+    The Job that a JobSet of this name makes has a name of its own (`<name of the JobSet>-r-0`), which stands for the same.
+    """
     found = _CHILD_NAME.fullmatch(name)
     return None if found is None else (found[1], Stage(found[2].capitalize()), int(found[3]))
 

@@ -133,17 +133,40 @@ def micro_batch_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None
 def gpus_per_node_does_not_divide(_name: str, spec: FineTuneJobSpec) -> str | None:
     """All pods of TRAIN are alike."""
     gpus, per_node = spec.resources.gpus, spec.resources.gpus_per_node
-    if per_node is not None and gpus % per_node:
+    if spec.resources.maximum_gpus is None and per_node is not None and gpus % per_node:
         return f"resources.gpusPerNode must divide resources.gpus, found {per_node} and {gpus}"
+    return None
+
+
+def gpus_are_given_and_chosen(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """The user gives the number of GPUs, or the largest one. The API server sets `gpus` to 1 if it is absent."""
+    resources = spec.resources
+    if resources.maximum_gpus is not None and resources.gpus != 1:
+        return (
+            "resources must have at most one of gpus and maximumGpus, found "
+            f"{resources.gpus} and {resources.maximum_gpus}"
+        )
+    return None
+
+
+def maximum_is_below_a_pod(_name: str, spec: FineTuneJobSpec) -> str | None:
+    """Every pod of TRAIN has all of its GPUs."""
+    most, per_node = spec.resources.maximum_gpus, spec.resources.gpus_per_node
+    if most is not None and per_node is not None and per_node > most:
+        return f"resources.gpusPerNode must be at most resources.maximumGpus, found {per_node} and {most}"
     return None
 
 
 def gpu_has_no_row(_name: str, spec: FineTuneJobSpec) -> str | None:
     """The GPUs share the rows of a step, so a GPU beyond their number would only wait."""
-    gpus, rows = spec.resources.gpus, spec.training.effective_batch_size
+    resources, rows = spec.resources, spec.training.effective_batch_size
+    field, gpus = "gpus", resources.gpus
+    if resources.maximum_gpus is not None:
+        # The operator chooses no number beyond the rows, unless it must.
+        field, gpus = "gpusPerNode", resources.gpus_per_node or 1
     if gpus > rows:
         return (
-            "resources.gpus must be at most training.effectiveBatchSize, because the GPUs share the rows of each step, found "
+            f"resources.{field} must be at most training.effectiveBatchSize, because the GPUs share the rows of each step, found "
             f"{gpus} and {rows}"
         )
     return None
@@ -151,11 +174,15 @@ def gpu_has_no_row(_name: str, spec: FineTuneJobSpec) -> str | None:
 
 def model_is_not_shared_out(_name: str, spec: FineTuneJobSpec) -> str | None:
     """Several GPUs can share the frozen weights. The magnitudes of DoRA need the norms of whole ones."""
-    training = spec.training
+    training, resources = spec.training, spec.resources
     if training.parallelism != "FullyShard":
         return None
-    if spec.resources.gpus == 1:
-        return "training.parallelism FullyShard needs resources.gpus of at least 2, found 1"
+    most = resources.gpus if resources.maximum_gpus is None else resources.maximum_gpus
+    if most == 1:
+        field = "gpus" if resources.maximum_gpus is None else "maximumGpus"
+        return f"training.parallelism FullyShard needs resources.{field} of at least 2, found 1"
+    if training.effective_batch_size == 1:
+        return "training.parallelism FullyShard needs training.effectiveBatchSize of at least 2, found 1"
     if training.lora.variant == "DoRA":
         return (
             "training.parallelism FullyShard needs training.lora.variant Standard or RankStabilized, because DoRA needs whole "
@@ -261,6 +288,8 @@ CHAIN: tuple[Check, ...] = (
     training_length_is_ambiguous,
     micro_batch_does_not_divide,
     gpus_per_node_does_not_divide,
+    gpus_are_given_and_chosen,
+    maximum_is_below_a_pod,
     gpu_has_no_row,
     model_is_not_shared_out,
     path_leaves_its_volume,

@@ -20,6 +20,7 @@ from finetune_operator.cluster.resources import (
     Cluster,
     batch_jobs_path,
     claims_path,
+    job_sets_path,
     jobs_path,
     pods_path,
 )
@@ -105,7 +106,7 @@ class Informer:
         return job.key
 
     def put_child(self, body: Body, *, deleted: bool = False) -> Key | None:
-        """Store a batch/v1 Job or its deletion; returns the key of its FineTuneJob, None if it has none."""
+        """Store a batch/v1 Job or a JobSet, or its deletion; returns the key of its FineTuneJob, None if it has none."""
         key, child = key_of(body), project_child(body)
         if key is None or child is None:
             return self._disown(body)
@@ -238,7 +239,7 @@ class Informer:
 
     def _refuse(self, namespace: str, message: str) -> None:
         """Forget a namespace. Its state is in the cluster, so nothing is lost."""
-        for path in _PATHS.values():
+        for path in (*_PATHS.values(), job_sets_path):
             self.listed.forget(path(namespace))
         for key in self._store.forget(namespace):
             self.wake(key)
@@ -266,6 +267,7 @@ class Informer:
         }
         for kind, listed in lists.items():
             self.listed.note(_PATHS[kind](namespace), listed.resource_version)
+        self.listed.note(job_sets_path(namespace), lists["children"].resource_version)
         purged = [
             key
             for kind, listed in lists.items()

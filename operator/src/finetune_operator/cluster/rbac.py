@@ -16,6 +16,11 @@ WATCHED_RULES: tuple[Rule, ...] = (
 )
 """In each watched namespace, or in all namespaces."""
 
+JOB_SET_RULES: tuple[Rule, ...] = (
+    ("jobset.x-k8s.io", "jobsets", ("get", "list", "watch", "create", "patch", "delete")),
+)
+"""In each watched namespace, or in all namespaces, if JobSets are used."""
+
 CLUSTER_RULES: tuple[Rule, ...] = (
     ("", "nodes", ("list", "watch")),
     ("", "persistentvolumes", ("get",)),

@@ -9,6 +9,8 @@ from finetune_operator.api.stages import (
     CONTROLLER_LABEL,
     GROUP,
     JOB_LABEL,
+    JOB_SET,
+    JOB_SET_LABEL,
     KIND,
     PLURAL,
     SUSPENSION_ANNOTATION,
@@ -49,6 +51,16 @@ def batch_jobs_path(namespace: str = "") -> str:
     return _path("/apis/batch/v1", namespace, "jobs")
 
 
+def job_sets_path(namespace: str = "") -> str:
+    """Path of JobSets."""
+    return _path(JOB_SETS_GROUP_PATH, namespace, "jobsets")
+
+
+def child_path(namespace: str, kind: str) -> str:
+    """Path of the Jobs or of the JobSets of a namespace."""
+    return (job_sets_path if kind == JOB_SET else batch_jobs_path)(namespace)
+
+
 def pods_path(namespace: str = "") -> str:
     """Path of pods."""
     return _path("/api/v1", namespace, "pods")
@@ -64,6 +76,7 @@ def events_path(namespace: str) -> str:
     return _path("/api/v1", namespace, "events")
 
 
+JOB_SETS_GROUP_PATH = "/apis/jobset.x-k8s.io/v1alpha2"
 _NO_DRY_RUN = "does not support dry run"
 NODES_PATH = "/api/v1/nodes"
 STORAGE_CLASSES_PATH = "/apis/storage.k8s.io/v1/storageclasses"
@@ -75,6 +88,8 @@ class Cluster:
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
+        self.job_sets = False
+        """Children are JobSets, too: they are used, and the API server has them."""
 
     async def await_server(self) -> None:
         """Wait in an outage of the API server, for its end or for this caller's turn to try it."""
@@ -92,9 +107,14 @@ class Cluster:
         page = PAGE if share == 1.0 else SHORT_PAGE
         return await self._api.list_all(jobs_path(namespace), project, fields=fields, page=page, share=share)
 
+    async def find_job_sets(self) -> bool:
+        """Use JobSets from now on if the API server has them; returns True if it does."""
+        self.job_sets = await self._read(JOB_SETS_GROUP_PATH) is not None
+        return self.job_sets
+
     async def list_children(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
-        """All batch/v1 Jobs with the operator's label."""
-        return await self._api.list_all(batch_jobs_path(namespace), project, labels=JOB_LABEL)
+        """All batch/v1 Jobs and JobSets with the operator's label."""
+        return await self._list_children(namespace, project, JOB_LABEL)
 
     async def list_pods(self, namespace: str, project: Project[Item]) -> ObjectList[Item]:
         """All pods with the operator's label."""
@@ -141,26 +161,29 @@ class Cluster:
     async def read_children(
         self, key: Key, job_names: Collection[str], job_uids: Collection[str]
     ) -> tuple[ObjectList[dict[str, Any]], ObjectList[dict[str, Any]]]:
-        """One FineTuneJob's batch/v1 Jobs and pods, from the API server itself.
+        """One FineTuneJob's batch/v1 Jobs and JobSets, and its pods, from the API server itself.
 
         Labels may have been changed. So Jobs of `job_names` are read by name, and pods also by the label that the Job
         controller gives to the pods of each Job, here and in `job_uids`. Without that label, it gives up the pod.
         """
         namespace, name = key
         selector = f"{JOB_LABEL}={name}"
-        children = await self._api.list_all(batch_jobs_path(namespace), whole, labels=selector)
+        children = await self._list_children(namespace, whole, selector)
         found = {body["metadata"]["name"] for body in children.items}
         for missing in sorted(set(job_names) - found):
-            body = await self._read(f"{batch_jobs_path(namespace)}/{missing}")
-            if body is not None:
-                children.items.append(body)
+            for path in (batch_jobs_path, job_sets_path) if self.job_sets else (batch_jobs_path,):
+                body = await self._read(f"{path(namespace)}/{missing}")
+                if body is not None:
+                    children.items.append(body)
         pods = await self._api.list_all(pods_path(namespace), whole, labels=selector)
         uids = {body["metadata"]["uid"] for body in children.items} | set(job_uids)
         if uids:
             listed = {body["metadata"]["uid"] for body in pods.items}
-            owners = f"{CONTROLLER_LABEL} in ({','.join(sorted(uids))})"
-            owned = await self._api.list_all(pods_path(namespace), whole, labels=owners)
-            pods.items.extend(body for body in owned.items if body["metadata"]["uid"] not in listed)
+            for label in (CONTROLLER_LABEL, JOB_SET_LABEL) if self.job_sets else (CONTROLLER_LABEL,):
+                owners = f"{label} in ({','.join(sorted(uids))})"
+                owned = await self._api.list_all(pods_path(namespace), whole, labels=owners)
+                pods.items.extend(body for body in owned.items if body["metadata"]["uid"] not in listed)
+                listed |= {body["metadata"]["uid"] for body in owned.items}
         return children, pods
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -227,7 +250,10 @@ class Cluster:
         It is None for a quota, a policy, and a webhook that knows no dry run. The request is outside the rate limit,
         because it is rare and a new job waits for it. Raises ApiError if there is no answer.
         """
-        path = (claims_path if body["kind"] == "PersistentVolumeClaim" else batch_jobs_path)(job.namespace)
+        kind = body["kind"]
+        path = (
+            claims_path(job.namespace) if kind == "PersistentVolumeClaim" else child_path(job.namespace, kind)
+        )
         query = {"fieldManager": FIELD_MANAGER, "dryRun": "All"}
         try:
             await self._api.call("POST", path, body=body, query=query, limited=False)
@@ -240,9 +266,16 @@ class Cluster:
         return None
 
     async def suspend_job(
-        self, namespace: str, name: str, uid: str, *, suspend: bool, resource_version: str = ""
+        self,
+        namespace: str,
+        name: str,
+        uid: str,
+        *,
+        suspend: bool,
+        resource_version: str = "",
+        kind: str = "Job",
     ) -> dict[str, Any]:
-        """Set `suspend` of a batch/v1 Job, and record on it whether the operator suspends it.
+        """Set `suspend` of a batch/v1 Job or of a JobSet, and record on it whether the operator suspends it.
 
         Raises ConflictError if the Job of this uid does not exist any more, or if it is not of `resource_version`.
         """
@@ -256,7 +289,7 @@ class Cluster:
         try:
             return await self._api.call(
                 "PATCH",
-                f"{batch_jobs_path(namespace)}/{name}",
+                f"{child_path(namespace, kind)}/{name}",
                 body=body,
                 content_type=MERGE,
                 query={"fieldManager": FIELD_MANAGER},
@@ -264,8 +297,8 @@ class Cluster:
         except ApiError as error:
             # The API server responds with 422 if the Job of this name has another uid.
             if error.status in {404, 409, 422}:
-                raise ConflictError(f"Job {namespace}/{name} has changed: {error}") from error
-            raise _refused(error, f"spec.suspend={str(suspend).lower()} of Job {name}") from error
+                raise ConflictError(f"{kind} {namespace}/{name} has changed: {error}") from error
+            raise _refused(error, f"spec.suspend={str(suspend).lower()} of {kind} {name}") from error
 
     async def expand_claim(self, namespace: str, name: str, uid: str, size: str) -> dict[str, Any]:
         """Raise the storage request of a claim. Raises ConflictError if the claim of this uid does not exist any more."""
@@ -308,6 +341,15 @@ class Cluster:
                 raise ConflictError(f"{path.rpartition('/')[2]} has changed: {error}") from error
             raise _refused(error, f"the deletion of {path.rpartition('/')[2]}") from error
         return True
+
+    async def _list_children(self, namespace: str, project: Project[Item], labels: str) -> ObjectList[Item]:
+        """Jobs, and JobSets if they are used. The version is that of the older list: what is newer may still exist."""
+        jobs = await self._api.list_all(batch_jobs_path(namespace), project, labels=labels)
+        if not self.job_sets:
+            return jobs
+        sets = await self._api.list_all(job_sets_path(namespace), project, labels=labels)
+        version = min(jobs.resource_version, sets.resource_version)
+        return ObjectList([*jobs.items, *sets.items], version)
 
     async def _read(self, path: str) -> dict[str, Any] | None:
         try:

@@ -49,18 +49,19 @@ def build_settings() -> kopf.OperatorSettings:
     # Kopf would kill the process some time after one of several watches has ended.
     settings.process.ultimate_exiting_timeout = None
     settings.networking.error_backoffs = Backoffs()
-    for group, plural in (("batch", "jobs"), ("", "pods"), ("", "persistentvolumeclaims")):
-        settings.watching.label_selectors[group, "v1", plural] = JOB_LABEL
+    for plural in ("jobs", "pods", "persistentvolumeclaims", JOB_SETS):
+        settings.watching.label_selectors[*_GROUPS.get(plural, ("", "v1")), plural] = JOB_LABEL
     return settings
 
 
+JOB_SETS = "jobsets"
 NAMESPACED_KINDS = (PLURAL, "jobs", "pods", "persistentvolumeclaims")
 """The plurals of the kinds that are watched in each namespace."""
 CLUSTER_KINDS = ("nodes",)
 """Those that belong to no namespace."""
 
 _KOPFS_METADATA = {"name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "finalizers"}
-_GROUPS = {PLURAL: (GROUP, VERSION), "jobs": ("batch", "v1")}
+_GROUPS = {PLURAL: (GROUP, VERSION), "jobs": ("batch", "v1"), JOB_SETS: ("jobset.x-k8s.io", "v1alpha2")}
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -181,7 +182,7 @@ def deliver(informer: Informer, plural: str, event: Mapping[str, Any]) -> None:
     match plural:
         case "nodes":
             informer.put_node(body, deleted=deleted)
-        case "jobs":
+        case "jobs" | "jobsets":
             informer.wake(informer.put_child(body, deleted=deleted))
         case "pods":
             informer.wake(informer.put_pod(body, deleted=deleted))

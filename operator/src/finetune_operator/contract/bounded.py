@@ -12,6 +12,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from pydantic.alias_generators import to_camel
 
 INT64_MAX = 2**63 - 1
+MOST_RANKS = 64
+"""Processes that can share a step of TRAIN (contract/run.schema.json)."""
 
 
 def clean_text(text: str) -> str:
@@ -46,6 +48,7 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=INT64_MAX, strict=True)]
 Positive = Annotated[int, Field(ge=1, le=INT64_MAX, strict=True)]
 Step = Annotated[int, Field(ge=0, le=10**12, strict=True)]
+Rank = Annotated[int, Field(ge=0, lt=MOST_RANKS, strict=True)]
 Attempt = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -18,6 +18,7 @@ from finetune_operator.contract.bounded import (
     Finite,
     NotNegative,
     Positive,
+    Rank,
     Scalar,
     Step,
     Text64,
@@ -284,6 +285,8 @@ class Result(Document):
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
     reason: Word | None = None
     message: Text1024 = ""
+    rank: Rank | None = None
+    """The rank of this pod that failed first, since 1.13; None if another pod's did, or no single one."""
     start_time: Time
     completion_time: Time
     peak_memory_bytes: Count | None = None

@@ -38,7 +38,7 @@ from finetune_operator.contract.identity import JobIdentity
 from finetune_operator.contract.mounts import MountPaths
 from finetune_operator.contract.tracking import Trackers, tracking_document
 
-CONTRACT_VERSION = "1.12"
+CONTRACT_VERSION = "1.13"
 LADDER_SINCE = 5
 """Minor version of the first trainer that reads a ladder. An earlier one rejects it, and no job asks for it by name."""
 RATE_REASON_SINCE = 6

@@ -17,14 +17,14 @@ class CreateClaim:
 
 @dataclass(frozen=True)
 class CreateJob:
-    """Create a stage's batch/v1 Job."""
+    """Create a stage's batch/v1 Job, or a JobSet with it."""
 
     body: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class SuspendJob:
-    """Set `spec.suspend` of the batch/v1 Job with this uid, and record on the Job that it was the operator.
+    """Set `spec.suspend` of the Job or JobSet with this uid, and record on it that it was the operator.
 
     With a `resource_version`, nothing happens if the Job has changed since. So the operator never takes a suspension by
     somebody else that came in between for its own, and never undoes it.
@@ -34,14 +34,16 @@ class SuspendJob:
     uid: str
     suspend: bool
     resource_version: str = ""
+    kind: str = "Job"
 
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete the batch/v1 Job with this uid and, in the background, its pods."""
+    """Delete the Job or JobSet with this uid and, in the background, its pods."""
 
     name: str
     uid: str
+    kind: str = "Job"
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,9 @@ class Reconciliation:
         if child is None or child.suspended or child.deleting:
             return self
         return self.with_actions(
-            SuspendJob(child.name, child.uid, suspend=True, resource_version=child.resource_version)
+            SuspendJob(
+                child.name, child.uid, suspend=True, resource_version=child.resource_version, kind=child.kind
+            )
         )
 
     def with_attempt_left(self, reason: str, message: str) -> Self:
@@ -248,13 +250,12 @@ class Reconciliation:
         """The outcome of an attempt whose only live pods hang on lost nodes, or one of several pods that need each other."""
         live = [pod for pod in pods if pod.live]
         losses = [
-            (loss, pod.node)
-            for pod in live
-            if (loss := lost_node(pod, self.observation.inventory)) is not None
+            (loss, pod) for pod in live if (loss := lost_node(pod, self.observation.inventory)) is not None
         ]
         if not losses or (child.pods == 1 and len(losses) < len(live)):
             return None
-        return node_lost(*losses[0])
+        message, lost = losses[0]
+        return node_lost(message, uid=self.job.uid, child=child, pods=pods, lost=lost)
 
 
 Step = Callable[[Reconciliation], Reconciliation | Need]

@@ -40,10 +40,18 @@ def recorded_plan(spec: FineTuneJobSpec, recorded: Mapping[str, Any], device: De
 
 def recorded_layout(spec: FineTuneJobSpec, recorded: Mapping[str, Any]) -> Layout:
     """The layout that `status.plan` records; that of a single pod if it records none."""
-    gpus = spec.resources.gpus
+    gpus = recorded_gpus(spec, recorded)
     training = recorded.get("training") or {}
     per_node = training.get("gpusPerNode", gpus)
     return Layout(max(1, gpus // per_node), per_node, reporting.read_parallelism(training))
+
+
+def recorded_gpus(spec: FineTuneJobSpec, recorded: Mapping[str, Any]) -> int:
+    """The number of GPUs of the spec; if it names only a maximum, the one that `status.plan` records, or 1."""
+    if spec.resources.maximum_gpus is None:
+        return spec.resources.gpus
+    training = recorded.get("training") or {}
+    return int(training.get("nodes", 1) * training.get("gpusPerNode", 1))
 
 
 def recorded_rate(recorded: Mapping[str, Any]) -> LearningRate | None:

@@ -23,7 +23,12 @@ from finetune_operator.api.stages import Stage
 from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.contract.run_spec import OPTIMIZER_SINCE, RANKS_SINCE
 from finetune_operator.lifecycle.model_size import ModelSize, model_size
-from finetune_operator.lifecycle.recorded_plan import recorded_abilities, recorded_ladder, recorded_rate
+from finetune_operator.lifecycle.recorded_plan import (
+    recorded_abilities,
+    recorded_gpus,
+    recorded_ladder,
+    recorded_rate,
+)
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
@@ -189,7 +194,7 @@ def size_training(
         trainer=recorded_abilities(kept["training"]) if kept.get("training") else trainer,
         trace=trace,
     )
-    decision = inventory.decide(request)
+    request, decision = inventory.decide_number(request, rows, settings.cost)
     if isinstance(decision, gpu_sizing.Infeasible):
         return _blocked(decision, inventory)
     rate = recorded_rate(kept) or choose_learning_rate(spec.training, shape or width, examples)
@@ -220,6 +225,11 @@ def _bind(spec: FineTuneJobSpec, training: Mapping[str, Any], device: Device) ->
         # The workspace may suit one pod only.
         resources = resources.model_copy(update={"gpus_per_node": training["gpusPerNode"]})
     changes: dict[str, Any] = {"micro_batch_size": training["microBatchSize"]}
+    if spec.resources.maximum_gpus is not None:
+        # Its number was chosen.
+        resources = resources.model_copy(
+            update={"gpus": recorded_gpus(spec, {"training": training}), "maximum_gpus": None}
+        )
     if resources.gpus > 1:
         changes["parallelism"] = reporting.read_parallelism(training)
     if device == "cuda":
@@ -276,12 +286,13 @@ def _forecast(
         rows,
         settings.cost,
         settings.trainer.device,
+        decision.layout.nodes,
     )
     duration, cost = found.duration, found.cost
     return {
         "duration": {"reason": duration[:1024]}
         if isinstance(duration, str)
-        else shown_duration(duration, spec.resources.gpus),
+        else shown_duration(duration, decision.layout.gpus),
         "cost": {"reason": cost[:1024]} if isinstance(cost, str) else shown_cost(cost),
     }
 

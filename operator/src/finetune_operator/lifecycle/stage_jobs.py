@@ -30,6 +30,7 @@ from finetune_operator.contract.tracking import NO_TRACKERS, Trackers, choose_tr
 from finetune_operator.lifecycle.pod_defaults import defaults_digest
 from finetune_operator.lifecycle.recorded_plan import recorded_layout, recorded_optimizers, recorded_plan
 from finetune_operator.lifecycle.sizing import Feasible, shape_of
+from finetune_operator.manifests.job_sets import as_job_set
 from finetune_operator.manifests.jobs import build_job
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.placement.constraints import Placement
@@ -70,7 +71,7 @@ def build_stage_job(
     host: HostNeeds,
     read_only_claims: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Build the Job to create. TRAIN takes its place from `feasible`, the other stages take it from `placement`.
+    """Build the Job or JobSet to create. TRAIN takes its place from `feasible`, the other stages from `placement`.
 
     `read_only_claims` are the job's claims that nobody can write to.
     """
@@ -104,7 +105,7 @@ def build_stage_job(
     own = {key: value for key, value in made_for.items() if value}
     own[SUSPENSION_ANNOTATION] = "false"
     body["metadata"]["annotations"] = {**body["metadata"].get("annotations", {}), **own}
-    return body
+    return as_job_set(body) if settings.job_sets and body["spec"]["parallelism"] > 1 else body
 
 
 def build_report_job(

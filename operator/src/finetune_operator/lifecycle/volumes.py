@@ -38,7 +38,7 @@ from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.hosts import DEFAULT_WORKSPACE_SIZE, workspace_bytes
 from finetune_operator.sizing.ladder import ABILITIES
-from finetune_operator.sizing.layout import choose_layout
+from finetune_operator.sizing.layout import widest_layout
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.status import reporting
 from finetune_operator.status.draft import StatusDraft
@@ -53,7 +53,7 @@ def create_claim(
 ) -> CreateClaim:
     """The creation of the workspace's claim. Pods of TRAIN on several nodes share it."""
     size = claim_size(spec, draft)
-    layout = choose_layout(spec.resources, _candidates(spec, inventory, settings.trainer.defaults))
+    layout = widest_layout(spec, _candidates(spec, inventory, settings.trainer.defaults))
     return CreateClaim(
         build_workspace_claim(
             job,
@@ -84,7 +84,7 @@ def place_prepare(
         if problem is not None:
             return Infeasible(Reason.MODEL_CACHE_NOT_SHARED, problem)
     candidates = _candidates(spec, inventory, defaults)
-    unshared = unshared_volume(spec, choose_layout(spec.resources, candidates), volumes)
+    unshared = unshared_volume(spec, widest_layout(spec, candidates), volumes)
     if isinstance(unshared, Infeasible):
         return unshared
     offers = candidates if feasible is None else feasible.offers

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
+from finetune_operator.sizing.cost.prices import CostSettings
+from finetune_operator.sizing.cost.work import Rows
 from finetune_operator.sizing.decision import Feasible, Infeasible, decide_training
+from finetune_operator.sizing.gpu_number import decide_number, possible_numbers
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.nodes import NodeRecord
 from finetune_operator.sizing.gpus.offers import offers, other_offers
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from finetune_operator.sizing.request import SizingRequest
+
+Value = TypeVar("Value")
 
 REMEMBERED_DECISIONS = 512
 """Enough for all kinds of jobs that a cluster runs at one time. Each decision takes a few kilobytes."""
@@ -50,6 +56,7 @@ class Inventory:
         self._allow_time_slicing = allow_time_slicing
         self._offers: dict[str, tuple[Offer, ...]] = {}
         self._decisions: OrderedDict[tuple[object, ...], Feasible | Infeasible] = OrderedDict()
+        self._numbers: OrderedDict[tuple[object, ...], tuple[int, ...]] = OrderedDict()
 
     @cached_property
     def node_addresses(self) -> frozenset[str]:
@@ -66,7 +73,7 @@ class Inventory:
         other = Inventory(
             nodes, self._profiles, allow_time_slicing=self._allow_time_slicing, problem=self.problem
         )
-        other._offers, other._decisions = self._offers, self._decisions
+        other._offers, other._decisions, other._numbers = self._offers, self._decisions, self._numbers
         return other
 
     def offers(self, resource_name: str) -> tuple[Offer, ...]:
@@ -98,7 +105,13 @@ class Inventory:
 
     def decide(self, request: SizingRequest) -> Feasible | Infeasible:
         """Decide where and how a run fits, see sizing.decision."""
-        spec = request.spec
+        return self._decide_on(request, self.offers(request.spec.resources.gpu_resource_name), brief=False)
+
+    def _decide_on(
+        self, request: SizingRequest, offered: Sequence[Offer], *, brief: bool
+    ) -> Feasible | Infeasible:
+        """Decide about a run that may have only these of the inventory's offers, which live as long as the decisions."""
+        spec, name = request.spec, request.spec.resources.gpu_resource_name
         key = (
             spec.training.model_dump_json(exclude=_IRRELEVANT_TRAINING),
             spec.resources.model_dump_json(exclude=_IRRELEVANT_RESOURCES),
@@ -107,14 +120,39 @@ class Inventory:
             request.sequence_length,
             request.node_rules,
             request.abilities,
+            brief,
+            None if offered is self.offers(name) else frozenset(map(id, offered)),
         )
-        found = self._decisions.get(key)
-        if found is None:
-            name = spec.resources.gpu_resource_name
-            found = decide_training(request, self.offers(name), lambda: self._other_offers(name))
-            self._decisions[key] = found
-            if len(self._decisions) > REMEMBERED_DECISIONS:
-                self._decisions.popitem(last=False)
-        else:
-            self._decisions.move_to_end(key)
-        return found
+        return _remembered(
+            self._decisions,
+            key,
+            lambda: decide_training(request, offered, lambda: self._other_offers(name), brief=brief),
+        )
+
+    def decide_number(
+        self, request: SizingRequest, rows: Rows | None, cost: CostSettings
+    ) -> tuple[SizingRequest, Feasible | Infeasible]:
+        """Decide on how many GPUs, where and how a run fits, see sizing.gpu_number."""
+        resources, training = request.spec.resources, request.spec.training
+        key = (
+            resources.model_dump_json(exclude=_IRRELEVANT_RESOURCES),
+            training.effective_batch_size,
+            training.parallelism,
+            request.node_rules,
+        )
+        offered = self.offers(resources.gpu_resource_name)
+        numbers = _remembered(self._numbers, key, lambda: possible_numbers(request, offered))
+        return decide_number(request, numbers, offered, self._decide_on, rows, cost)
+
+
+def _remembered(
+    known: OrderedDict[tuple[object, ...], Value], key: tuple[object, ...], find: Callable[[], Value]
+) -> Value:
+    """Return the value of `key`; the one that was used least recently is forgotten if there are too many."""
+    if key in known:
+        known.move_to_end(key)
+        return known[key]
+    found = known[key] = find()
+    if len(known) > REMEMBERED_DECISIONS:
+        known.popitem(last=False)
+    return found

@@ -11,6 +11,7 @@ from finetune_operator.api.formats import parse_time
 from finetune_operator.api.stages import (
     CONTAINER_NAME,
     INDEX_ANNOTATION,
+    JOB_SET,
     KIND,
     PLACEMENT_ANNOTATION,
     POD_DEFAULTS_ANNOTATION,
@@ -34,6 +35,7 @@ from finetune_operator.observed.ownership import (
     controller_uid,
     former_job_uid,
     is_watched,
+    job_set_uid,
     run_uid,
 )
 from finetune_operator.placement.storage import JobVolumes
@@ -98,7 +100,7 @@ class JobRecord(JobVersion):
 
 @dataclass(frozen=True)
 class ChildJob:
-    """The batch/v1 Job of one attempt of one stage."""
+    """The batch/v1 Job of one attempt of one stage, or the JobSet that has made it."""
 
     name: str
     uid: str
@@ -126,6 +128,8 @@ class ChildJob:
     """Time at which the Job controller last resumed the Job; None if it never did."""
     pods: int = 1
     """Pods that run at the same time, one for each node of TRAIN."""
+    kind: str = "Job"
+    """`Job`, or `JobSet` for one whose only Job has the pods."""
     watched: bool = True
     """The Job has the label that the watch selects. Without it, only fresh reads show the Job."""
 
@@ -142,7 +146,7 @@ class Pod:
     name: str
     uid: str
     owner_uid: str
-    """uid of the batch/v1 Job that controls it."""
+    """uid of the batch/v1 Job that controls it, or of the JobSet that has made the Job."""
     resource_version: str
     created: datetime
     phase: str
@@ -269,7 +273,7 @@ def project_job(body: Mapping[str, Any]) -> JobRecord:
 
 
 def project_child(body: Mapping[str, Any]) -> ChildJob | None:
-    """Project a batch/v1 Job; None if no FineTuneJob controls it, even if it has the labels.
+    """Project a batch/v1 Job or a JobSet; None if no FineTuneJob controls it, even if it has the labels.
 
     Its name says the stage and the attempt, because anybody may change its labels.
     """
@@ -279,6 +283,8 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
     attempt = attempt_of(metadata)
     if owner_uid is None or attempt is None:
         return None
+    members = body["spec"].get("replicatedJobs")
+    spec = members[0]["template"]["spec"] if members else body["spec"]
     queue = (metadata.get("labels") or {}).get(QUEUE_LABEL, "")
     listed = (body.get("status") or {}).get("conditions") or ()
     conditions = {each["type"]: each.get("message", "") for each in listed if each.get("status") == "True"}
@@ -295,23 +301,28 @@ def project_child(body: Mapping[str, Any]) -> ChildJob | None:
         created=parse_time(metadata["creationTimestamp"]),
         suspended=suspended,
         deleting="deletionTimestamp" in metadata,
-        finished="Complete" in conditions or "Failed" in conditions,
+        finished=not _ENDS.isdisjoint(conditions),
         failure=conditions.get("Failed"),
         placement=annotations.get(PLACEMENT_ANNOTATION, ""),
         pod_defaults=annotations.get(POD_DEFAULTS_ANNOTATION, ""),
-        image=_trainer_image(body),
+        image=_trainer_image(spec),
         held=annotations[SUSPENSION_ANNOTATION] == "true"
         if SUSPENSION_ANNOTATION in annotations
         else suspended,
         queue=queue,
         resumed=time_of(resumed[0], "lastTransitionTime") if resumed else None,
-        pods=int(body["spec"].get("completions") or 1),
+        pods=int(spec.get("completions") or 1),
+        kind="Job" if spec is body["spec"] else JOB_SET,
         watched=is_watched(metadata),
     )
 
 
-def _trainer_image(body: Mapping[str, Any]) -> str:
-    pod = (body["spec"].get("template") or {}).get("spec") or {}
+_ENDS = {"Complete", "Completed", "Failed"}
+"""The conditions of the end: of a Job the first and the last one, of a JobSet the second and the last one."""
+
+
+def _trainer_image(spec: Mapping[str, Any]) -> str:
+    pod = (spec.get("template") or {}).get("spec") or {}
     images = [each.get("image", "") for each in pod.get("containers") or () if each["name"] == CONTAINER_NAME]
     return images[0] if images else ""
 
@@ -319,7 +330,9 @@ def _trainer_image(body: Mapping[str, Any]) -> str:
 def project_pod(body: Mapping[str, Any]) -> Pod | None:
     """Project a pod; None if no batch/v1 Job controls it, or did so until somebody deleted the Job without its pods."""
     metadata = body["metadata"]
-    if (owner_uid := controller_uid(metadata, "Job") or former_job_uid(metadata)) is None:
+    if (
+        owner_uid := job_set_uid(metadata) or controller_uid(metadata, "Job") or former_job_uid(metadata)
+    ) is None:
         return None
     status = body.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}

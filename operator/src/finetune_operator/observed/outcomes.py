@@ -20,6 +20,7 @@ from finetune_operator.contract.result import Result
 from finetune_operator.errors import MalformedDocumentError
 from finetune_operator.observed.container_state import ContainerEnd
 from finetune_operator.observed.observation import ChildJob, Pod
+from finetune_operator.observed.pod_ends import PodEnd, pod_ends, precedence
 
 _OPERATOR_REASONS = frozenset(Reason) - {Reason.HOST_OUT_OF_MEMORY, Reason.MODEL_SIZE_UNKNOWN}
 """Reasons that no trainer may report. It may get no more memory before the kernel kills it, and it may be unable to trace."""
@@ -37,6 +38,8 @@ class AttemptOutcome:
     exit_code: int | None = None
     node: str = ""
     finished: datetime | None = None
+    pods: tuple[PodEnd, ...] = ()
+    """How each of several pods ended that did not succeed, as far as it is known. The first one is the cause."""
 
 
 def attempt_outcome(
@@ -53,20 +56,35 @@ def attempt_outcome(
     the result of another counts. A failure of any ends the attempt. One that is interrupted may follow the failure of
     another, so its end counts when no pod is left that may tell more.
     """
+    known = _known_ends(uid, child, pods)
+    found = _outcome_of(child, pods, known, stopping=suspending or child.suspended)
+    if found is None or child.pods == 1 or found.outcome == "Succeeded":
+        return found
+    # The one whose outcome counts is the cause, also if it was replaced by that of a disruption.
+    cause = next((end for end in known if end[1] is found), None) or next(iter(known), None)
+    others = [end for end in known if end is not cause]
+    return replace(found, pods=pod_ends([] if cause is None else [(cause[0], found), *others]))
+
+
+def _known_ends(uid: str, child: ChildJob, pods: tuple[Pod, ...]) -> list[tuple[Pod, AttemptOutcome]]:
+    """The pods that have ended with their outcomes: the newest first, and of several the one that failed first."""
     newest_first = sorted(pods, key=lambda pod: pod.created, reverse=True)
     known = [(pod, outcome) for pod in newest_first if (outcome := _pod_outcome(uid, child, pod)) is not None]
-    if child.pods > 1:
-        known.sort(key=lambda found: found[1].outcome == "Interrupted")
+    return known if child.pods == 1 else sorted(known, key=lambda found: precedence(*found))
+
+
+def _outcome_of(
+    child: ChildJob, pods: tuple[Pod, ...], known: list[tuple[Pod, AttemptOutcome]], *, stopping: bool
+) -> AttemptOutcome | None:
     outcomes = [
         (pod, outcome) for pod, outcome in known if not (pod.index and outcome.outcome == "Succeeded")
     ]
     for _, outcome in outcomes:
         if outcome.outcome == "Succeeded":
             return outcome
-    stopping = suspending or child.suspended
     for pod, outcome in outcomes:
         if not (stopping or pod.disrupted or pod.deleting) and not _awaits_others(child, pods, outcome):
-            return outcome
+            return _disruption(known) if _follows_disruption(child, known, outcome) else outcome
     return _outcome_of_finished(child, pods, known) if child.finished else None
 
 
@@ -78,13 +96,27 @@ def _outcome_of_finished(
     if succeeded is not None and len(known) == len(pods):
         return succeeded
     if known and succeeded is None:
-        _, outcome = known[0]
-        return _disrupted(outcome) if outcome.reason == Reason.STAGE_LOST else outcome
+        return _disruption(known)
     if pods:
         # The Job has ended but the last state of its pod is not known yet. The pod's event or removal follows.
         return None
     # A pod that ended by itself stays with its Job, so somebody deleted this one.
     return _disrupted(stage_lost(f"the pod of Job {child.name} was deleted before it left a result"))
+
+
+def _follows_disruption(
+    child: ChildJob, known: list[tuple[Pod, AttemptOutcome]], outcome: AttemptOutcome
+) -> bool:
+    """True if an interrupted pod only followed another one, which was disrupted and left no other reason."""
+    pod, first = known[0]
+    explained = first.outcome == "Interrupted" or first.reason == Reason.STAGE_LOST
+    return child.pods > 1 and outcome.outcome == "Interrupted" and pod.disrupted and explained
+
+
+def _disruption(known: list[tuple[Pod, AttemptOutcome]]) -> AttemptOutcome:
+    """The outcome of the first pod; one that left nothing to read was disrupted."""
+    _, outcome = known[0]
+    return _disrupted(outcome) if outcome.reason == Reason.STAGE_LOST else outcome
 
 
 def _awaits_others(child: ChildJob, pods: tuple[Pod, ...], outcome: AttemptOutcome) -> bool:
@@ -104,9 +136,12 @@ def no_progress(message: str, node: str) -> AttemptOutcome:
     return AttemptOutcome("Failed", kind, Reason.NO_PROGRESS, clean_text(message)[:1024], node=node)
 
 
-def node_lost(message: str, node: str) -> AttemptOutcome:
-    """The outcome of an attempt whose node is lost."""
-    return replace(_disrupted(stage_lost(message)), node=node)
+def node_lost(message: str, *, uid: str, child: ChildJob, pods: tuple[Pod, ...], lost: Pod) -> AttemptOutcome:
+    """The outcome of an attempt whose pod `lost` was on a node that is lost. Others of several pods may have followed it."""
+    outcome = replace(_disrupted(stage_lost(message)), node=lost.node)
+    if child.pods == 1:
+        return outcome
+    return replace(outcome, pods=pod_ends([(lost, outcome), *_known_ends(uid, child, pods)]))
 
 
 def _disrupted(outcome: AttemptOutcome) -> AttemptOutcome:

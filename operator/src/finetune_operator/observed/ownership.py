@@ -10,7 +10,9 @@ from finetune_operator.api.stages import (
     ATTEMPT_LABEL,
     CONTROLLER_LABEL,
     JOB_LABEL,
+    JOB_SET_LABEL,
     KIND,
+    REPLICATED_JOB,
     RUN_ANNOTATION,
     STAGE_LABEL,
     Stage,
@@ -37,8 +39,21 @@ def former_job_uid(metadata: Mapping[str, Any]) -> str | None:
     labels = metadata.get("labels") or {}
     if metadata.get("ownerReferences") or JOB_LABEL not in labels:
         return None
-    uid = labels.get(CONTROLLER_LABEL)
+    uid = labels.get(JOB_SET_LABEL, labels.get(CONTROLLER_LABEL))
     return None if uid is None else str(uid)
+
+
+def job_set_uid(metadata: Mapping[str, Any]) -> str | None:
+    """uid of the JobSet that made the Job which controls a pod; None for any other pod.
+
+    Only the name of the Job says that a JobSet made it, so the label of another pod counts for nothing.
+    """
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("controller") and reference.get("kind") == "Job":
+            made = reference.get("name", "").endswith(f"-{REPLICATED_JOB}-0")
+            uid = (metadata.get("labels") or {}).get(JOB_SET_LABEL)
+            return str(uid) if made and uid else None
+    return None
 
 
 def run_uid(metadata: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from finetune_operator.runtime.families import Family, identity, number
 from finetune_operator.runtime.kept_lines import KeptLines, Lines
 
 _KIND = ("name", "namespace", "kind")
+_RANK = ("name", "namespace", "rank")
 _LOSS = "nats per token"
 FAMILIES = {
     "finetunejob_train_step": Family("Optimizer steps that are done.", "steps"),
@@ -37,6 +38,17 @@ FAMILIES = {
         "Unix time",
     ),
     "finetunejob_gpu_memory_bytes": Family("GPU memory of torch's allocator, by kind.", "bytes", _KIND),
+    "finetunejob_rank_step_duration_seconds": Family(
+        "Time that each of several ranks needed for its own passes of a step, without its wait for the others.",
+        "seconds",
+        _RANK,
+    ),
+    "finetunejob_rank_gpu_memory_peak_bytes": Family(
+        "Largest GPU memory that the tensors of each of several ranks took so far.", "bytes", _RANK
+    ),
+    "finetunejob_rank_host_memory_peak_bytes": Family(
+        "Largest resident memory of the process of each of several ranks so far.", "bytes", _RANK
+    ),
     "finetunejob_heartbeat_timestamp_seconds": Family(
         "Time of the running trainer's last sign of progress.", "Unix time"
     ),
@@ -47,7 +59,7 @@ FAMILIES = {
         "Time at which the trainer of a pod of TRAIN ended, while the pod still exists.", "Unix time"
     ),
 }
-"""All families, with the labels `namespace` and `name`, and one of them with `kind`."""
+"""All families, with the labels `namespace` and `name`, one of them with `kind`, and three with `rank`."""
 
 MEMORY_KINDS = {
     "Allocated": "allocated_bytes",
@@ -55,6 +67,12 @@ MEMORY_KINDS = {
     "Reserved": "reserved_bytes",
     "ReservedPeak": "peak_reserved_bytes",
 }
+RANKS = {
+    "finetunejob_rank_step_duration_seconds": "rank_seconds",
+    "finetunejob_rank_gpu_memory_peak_bytes": "rank_device_bytes",
+    "finetunejob_rank_host_memory_peak_bytes": "rank_host_bytes",
+}
+"""Families with a series for each rank, of which the contract allows 64, and their members. One process alone has none."""
 
 
 class ActivitySeries(KeptLines[JobActivity]):
@@ -85,6 +103,11 @@ def _format(activity: JobActivity) -> dict[str, str]:
             if (size := getattr(report, member)) is not None
         ]
         found["finetunejob_gpu_memory_bytes"] = "".join(lines)
+        for name, member in RANKS.items():
+            values = getattr(report, member) or ()
+            found[name] = "".join(
+                [f'{name}{{{labels},rank="{rank}"}} {number(value)}\n' for rank, value in enumerate(values)]
+            )
     return found
 
 

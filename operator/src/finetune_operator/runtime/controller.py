@@ -17,7 +17,7 @@ from finetune_operator.api.stored import read_stored
 from finetune_operator.cluster.client import UNANSWERED
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.refusals import QUOTA
-from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, pods_path
+from finetune_operator.cluster.resources import Cluster, child_path, claims_path, pods_path
 from finetune_operator.cluster.store import Store
 from finetune_operator.cluster.volume_reader import VolumeReader
 from finetune_operator.cluster.warnings import WarningReader
@@ -335,11 +335,11 @@ class Controller:
                 claim = await self._cluster.create_child(claims_path(namespace), job, body)
                 self._informer.put_claim(claim)
             case CreateJob(body):
-                child = await self._cluster.create_child(batch_jobs_path(namespace), job, body)
+                child = await self._cluster.create_child(child_path(namespace, body["kind"]), job, body)
                 self._informer.put_child(child)
-            case SuspendJob(name, uid, suspend, version):
+            case SuspendJob(name, uid, suspend, version, kind):
                 child = await self._cluster.suspend_job(
-                    namespace, name, uid, suspend=suspend, resource_version=version
+                    namespace, name, uid, suspend=suspend, resource_version=version, kind=kind
                 )
                 self._informer.put_child(child)
             case DeleteJob() | DeletePod() | DeleteClaim():
@@ -357,8 +357,8 @@ class Controller:
             _logger.debug("%s/%s: gone, or not the operator's: %s", *key, action)
             return
         match action:
-            case DeleteJob(name):
-                found = await self._cluster.delete(f"{batch_jobs_path(job.namespace)}/{name}", uid)
+            case DeleteJob(name, _, kind):
+                found = await self._cluster.delete(f"{child_path(job.namespace, kind)}/{name}", uid)
                 (self._store.mark_child_deleting if found else self._store.remove_child)(key, uid)
             case DeletePod(name, _, grace):
                 path = f"{pods_path(job.namespace)}/{name}"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -90,6 +90,8 @@ class Replica:
         self._seeded = False
         self._elector: Elector | None = None
         self._informer: Informer | None = None
+        self.job_sets = False
+        """JobSets are used, and watched."""
         self.watch_ages = WatchAges(clock)
         """The time for which each watch has been silent."""
 
@@ -121,9 +123,9 @@ class Replica:
 
     async def _lead(self, edges: Edges) -> None:
         """Run the leader's parts until canceled."""
-        settings = self._settings
         self._role = Role.LEADER
         cluster = Cluster(edges.api)
+        settings = await self._find_job_sets(cluster)
         events = EventWriter(
             edges.api,
             self._identity or "finetune-operator",
@@ -173,12 +175,28 @@ class Replica:
             parts.create_task(ImagePullReader(self.store, cluster, self._clock).run())
             parts.create_task(edges.watch(informer))
 
+    async def _find_job_sets(self, cluster: Cluster) -> Settings:
+        """Return the settings as the cluster allows them: without JobSet, nothing uses it until the next start."""
+        if not self._settings.job_sets:
+            return self._settings
+        await self._persist(cluster.find_job_sets, cluster)
+        if not cluster.job_sets:
+            _logger.warning(
+                "jobSets: true needs JobSet (jobset.x-k8s.io/v1alpha2), but the cluster has none; TRAIN with several pods is "
+                "a Job; install JobSet and restart the operator"
+            )
+        self.job_sets = cluster.job_sets
+        return self._settings.model_copy(update={"job_sets": cluster.job_sets})
+
     async def _seed(self, informer: Informer, cluster: Cluster) -> None:
         """Read what decisions need, however long the API server fails: an end of the process would only repeat the lists."""
+        await self._persist(informer.seed, cluster)
+
+    async def _persist(self, read: Callable[[], Awaitable[object]], cluster: Cluster) -> None:
         delay, said = SEED_DELAY, float("-inf")
         while True:
             try:
-                await informer.seed()
+                await read()
             except ApiError as error:
                 if self._clock() - said >= QUIET_SECONDS:
                     said = self._clock()

@@ -75,11 +75,16 @@ class Infeasible:
 
 
 def decide_training(
-    request: SizingRequest, offers: Sequence[Offer], others: Callable[[], Sequence[Offer]] = tuple
+    request: SizingRequest,
+    offers: Sequence[Offer],
+    others: Callable[[], Sequence[Offer]] = tuple,
+    *,
+    brief: bool = False,
 ) -> Feasible | Infeasible:
     """Choose the plan and the GPUs of a job, or reject the job.
 
-    `others` returns the offers of other GPU resources, which only a rejection names.
+    `others` returns the offers of other GPU resources, which only a rejection names. A `brief` rejection has no remedy for
+    too little memory, because finding one takes longer than the decision.
 
     Raises NotTracedError if neither a shape nor a trace tells the memory of any plan.
 
@@ -122,7 +127,7 @@ def decide_training(
         return _placed(feasible)
     shares = obstacle is None and request.trainer.shares_weights and training.parallelism != "DataParallel"
     more = admitted if shares else ()
-    return _no_fit(request, supported, not_supported, others, more)
+    return _no_fit(request, supported, not_supported, others, more, brief=brief)
 
 
 def _no_fit(
@@ -131,6 +136,8 @@ def _no_fit(
     not_supported: Sequence[tuple[Offer, str]],
     others: Callable[[], Sequence[Offer]],
     shared: Sequence[Offer],
+    *,
+    brief: bool,
 ) -> Infeasible:
     """Reject a job that fits no GPU of known size. More GPUs of `shared` may share its weights."""
     known = [offer for offer in supported if offer.gpu.usable_bytes is not None]
@@ -141,6 +148,9 @@ def _no_fit(
         return Infeasible(
             "GpuMemoryUnknown", message, rung.estimate, rung.plan, known[-1].gpu if known else None
         )
+    if brief:
+        rung = request.frugal(known[-1].gpu)
+        return Infeasible("DoesNotFit", refusal.requirement(rung), rung.estimate, rung.plan, known[-1].gpu)
     return _too_large(request, known[-1], not_supported, _other_fit(request, others()), shared)
 
 
@@ -316,7 +326,13 @@ def _too_large(
         request.spec, offers, lambda layout: replace(request, layout=layout).frugal(gpu), _size(largest)
     )
     message = refusal.does_not_fit(
-        rung, largest, change, smallest, not_supported, other, tuple(more_gpus_remedy(more))
+        rung,
+        largest,
+        change,
+        smallest,
+        not_supported,
+        other,
+        tuple(more_gpus_remedy(more, request.spec.resources.maximum_gpus)),
     )
     return Infeasible("DoesNotFit", message, rung.estimate, rung.plan, gpu, change, smallest)
 

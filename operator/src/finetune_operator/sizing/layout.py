@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from finetune_operator.api.plan import Choice, Layout
-from finetune_operator.api.spec import Resources
+from finetune_operator.api.spec import FineTuneJobSpec, Resources
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.ladder import divisors
 
@@ -17,12 +17,36 @@ def choose_layout(resources: Resources, offers: Sequence[Offer]) -> Layout:
     size, the largest pods that have a place count: more nodes may join.
     """
     gpus, given = resources.gpus, resources.gpus_per_node
+    if given is None and resources.maximum_gpus is not None:
+        # Several nodes need a workspace that many cannot have, so the user must ask for them (ADR 0081).
+        return Layout(1, gpus)
     if given is not None:
         return Layout(gpus // given, given)
     sizes = [size for size in divisors(gpus) if any(size <= offer.count for offer in offers)]
     enough = (size for size in sizes if places(offers, size) >= gpus // size)
     per_node = next(enough, sizes[0] if sizes else 1)
     return Layout(gpus // per_node, per_node)
+
+
+def widest_layout(spec: FineTuneJobSpec, offers: Sequence[Offer]) -> Layout:
+    """Return the layout with the most pods that the job may get, before it is sized: its volumes must suit it."""
+    if spec.resources.maximum_gpus is None:
+        return choose_layout(spec.resources, offers)
+    return choose_layout(with_gpus(spec, allowed_numbers(spec)[-1]).resources, offers)
+
+
+def with_gpus(spec: FineTuneJobSpec, gpus: int) -> FineTuneJobSpec:
+    """Return `spec` with this number of GPUs, which its maximum allows."""
+    return spec.model_copy(update={"resources": spec.resources.model_copy(update={"gpus": gpus})})
+
+
+def allowed_numbers(spec: FineTuneJobSpec) -> tuple[int, ...]:
+    """Return the numbers of GPUs that a spec with a maximum allows, the smallest first: whole pods, and a row for each GPU."""
+    resources, training = spec.resources, spec.training
+    pod, most = resources.gpus_per_node or 1, min(resources.maximum_gpus or 1, training.effective_batch_size)
+    least = 2 if training.parallelism == "FullyShard" else 1
+    first = -(-least // pod) * pod
+    return (first, *range(first + pod, most + 1, pod))
 
 
 def places(offers: Iterable[Offer], per_node: int) -> float:

@@ -93,12 +93,13 @@ def more_gpus(
     return None
 
 
-def more_gpus_remedy(found: tuple[int, Rung] | None) -> Iterable[str]:
-    """Yield the sentence that names more GPUs, if these would help."""
+def more_gpus_remedy(found: tuple[int, Rung] | None, maximum: int | None = None) -> Iterable[str]:
+    """Yield the sentence that names more GPUs, if these would help. `maximum` is that of the job, if it has one."""
     if found is not None:
         gpus, rung = found
+        instead = "" if maximum is None else f" instead of maximumGpus: {maximum}"
         yield (
-            f"With resources.gpus: {gpus}, GPUs share the weights, and the job needs "
+            f"With resources.gpus: {gpus}{instead}, GPUs share the weights, and the job needs "
             f"{binary_size(rung.estimate.device_bytes)} on each."
         )
 

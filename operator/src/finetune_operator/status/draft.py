@@ -19,7 +19,7 @@ from finetune_operator.contract.result import MergeResult, PrepareResult, Progre
 from finetune_operator.observed.observation import JobRecord
 from finetune_operator.observed.outcomes import AttemptOutcome
 from finetune_operator.status import reporting, usage
-from finetune_operator.status.attempt_list import appended
+from finetune_operator.status.attempt_list import appended, failures
 from finetune_operator.status.condition_table import Entry, JobState, conditions_of
 from finetune_operator.status.record import StatusRecord
 
@@ -133,6 +133,7 @@ class StatusDraft(StatusRecord):
             entry["peakMemoryBytes"] = outcome.result.peak_memory_bytes
         if outcome.node:
             entry["node"] = outcome.node
+        entry |= failures(outcome)
         if self.stage is Stage.TRAIN:
             train = outcome.result.train if outcome.result is not None else None
             rungs = reporting.rungs(train)

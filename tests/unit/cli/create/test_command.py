@@ -60,6 +60,15 @@ def test_flags_become_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_the_largest_number_of_gpus_may_be_given_instead_of_the_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["create", "bot", *PLACES, "--maximum-gpus", "8"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["spec"]["resources"] == {"maximumGpus": 8}
+    assert main(["create", "bot", *PLACES, "--maximum-gpus", "8", "--gpus", "2"]) != 0
+    assert "at most one of gpus and maximumGpus, found 2 and 8" in capsys.readouterr().err
+
+
 def test_the_yaml_is_a_file_that_other_commands_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

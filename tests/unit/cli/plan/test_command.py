@@ -375,3 +375,32 @@ def test_time_and_cost_are_planned_without_a_cluster(
     assert more["cost"] == {"reason": "the chart's cost.prices is empty"}
     _, rejected_plan = planned(capsys, *given[:2], "--gpu", "RTX 3060", "--set", "training.microBatchSize=16")
     assert rejected_plan["fits"] or (rejected_plan["duration"], rejected_plan["cost"]) == (None, None)
+
+
+def test_the_cheapest_number_of_gpus_is_planned_with_the_time_of_their_exchange(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ("--model", str(MISTRAL), "--gpu-memory", "4.2", "--gpu", "NVIDIA L4", "--rows", "1000")
+    several = (
+        *("--set", "resources.maximumGpus=8", "--set", "training.effectiveBatchSize=12"),
+        *("--tokens", "300000"),
+    )
+    main(["plan", "--json", *given, *several])
+    found = json.loads(capsys.readouterr().out)
+    SCHEMA.validate(found)
+    chosen, duration = found["chosen"], found["duration"]
+    assert (chosen["gpus"], chosen["parallelism"], chosen["effectiveBatchSize"]) == (3, "FullyShard", 12)
+    (choice,) = [choice for choice in found["choices"] if choice["name"] == "gpus"]
+    assert choice["value"] == "3"
+    assert "2 GPUs would" in choice["reason"]
+    assert "GPU hours on" in choice["reason"]
+    assert float(duration["gpuHours"]) == pytest.approx(3 * duration["expectedSeconds"] / 3600, rel=0.01)
+    assert "Exchange" in {part["name"] for part in duration["parts"]}
+    assert main(["plan", *given, *several]) == 0
+    assert "2 GPUs would" in capsys.readouterr().out
+
+
+def test_three_gpus_do_not_change_the_rows_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--json", "--model", str(MISTRAL), "--gpu", "L4", "--set", "resources.gpus=3"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["chosen"]["gpus"], found["chosen"]["effectiveBatchSize"]) == (3, 16)

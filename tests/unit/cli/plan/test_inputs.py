@@ -119,7 +119,13 @@ def test_a_document_without_nodes_is_rejected_with_its_source(document: Any) -> 
 
 @pytest.mark.parametrize(
     ("resources", "count"),
-    [({}, 1), ({"gpus": 4}, 4), ({"gpus": 16}, 8), ({"gpus": 32, "gpusPerNode": 16}, 16)],
+    [
+        ({}, 1),
+        ({"gpus": 4}, 4),
+        ({"gpus": 16}, 8),
+        ({"gpus": 32, "gpusPerNode": 16}, 16),
+        ({"maximumGpus": 4}, 4),
+    ],
 )
 def test_a_named_gpu_is_one_of_a_machine_that_suits_the_job(resources: dict[str, int], count: int) -> None:
     asked = Resources.model_validate(resources)

@@ -52,6 +52,17 @@ def test_a_failed_job_says_why_and_no_stage_waits() -> None:
     )
 
 
+def test_a_failure_of_several_processes_names_the_first_one_and_its_node() -> None:
+    job = failed()
+    (attempt,) = job["status"]["attempts"]
+    attempt |= {"rank": 3, "node": "gpu-2"}
+    assert "  Prepare    5m00s  failed by rank 3 on gpu-2\n" in shown(job)
+    del attempt["node"]
+    assert "  Prepare    5m00s  failed by rank 3\n" in shown(job)
+    attempt["node"] = "\x1b[2J"
+    assert "\x1b" not in shown(job)
+
+
 @pytest.mark.parametrize(
     ("conditions", "text"),
     [

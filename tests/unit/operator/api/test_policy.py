@@ -107,6 +107,12 @@ def test_more_gpus_than_allowed_are_refused() -> None:
     assert violations(spec, Limits(gpus=2)) == ("spec.resources.gpus must be at most 2, found 4",)
 
 
+def test_a_job_must_not_be_allowed_more_gpus_than_its_namespace() -> None:
+    spec = FineTuneJobSpec.parse(make_spec(resources={"maximumGpus": 4}))
+    assert violations(spec, Limits(gpus=4)) == ()
+    assert violations(spec, Limits(gpus=2)) == ("spec.resources.maximumGpus must be at most 2, found 4",)
+
+
 @pytest.mark.parametrize("block", ["resources", "podTemplate", "podTemplate.prepare"])
 def test_a_selector_has_allowed_labels_with_allowed_values(block: str) -> None:
     limits = {"nodeLabels": {"pool": ["a", "b"], "zone": []}}

@@ -57,6 +57,28 @@ CONFIG_MAP = {"configMap": {"name": "rows", "key": "train.jsonl"}}
         ({"training": {"parallelism": "Pipeline"}}, "spec.training.parallelism"),
         ({"resources": {"gpus": 4, "gpusPerNode": 3}}, "gpusPerNode must divide resources.gpus"),
         ({"resources": {"gpus": 17}}, "at most training.effectiveBatchSize"),
+        ({"resources": {"gpus": 2, "maximumGpus": 4}}, "at most one of gpus and maximumGpus, found 2 and 4"),
+        ({"resources": {"maximumGpus": 0}}, "spec.resources.maximumGpus"),
+        ({"resources": {"maximumGpus": 65}}, "spec.resources.maximumGpus"),
+        (
+            {"resources": {"maximumGpus": 2, "gpusPerNode": 4}},
+            "gpusPerNode must be at most resources.maximumGpus, found 4 and 2",
+        ),
+        (
+            {"resources": {"maximumGpus": 32, "gpusPerNode": 17}},
+            "resources.gpusPerNode must be at most training.effectiveBatchSize",
+        ),
+        (
+            {"resources": {"maximumGpus": 1}, "training": {"parallelism": "FullyShard"}},
+            "needs resources.maximumGpus of at least 2, found 1",
+        ),
+        (
+            {
+                "resources": {"maximumGpus": 2},
+                "training": {"parallelism": "FullyShard", "effectiveBatchSize": 1},
+            },
+            "needs training.effectiveBatchSize of at least 2, found 1",
+        ),
         ({"training": {"learningRate": 0}}, "spec.training.learningRate"),
         (
             {"output": {"destination": {"persistentVolumeClaim": {"claimName": "c", "path": "a/../b"}}}},

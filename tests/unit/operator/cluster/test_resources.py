@@ -10,6 +10,7 @@ from finetune_operator.cluster.resources import (
     Cluster,
     batch_jobs_path,
     claims_path,
+    job_sets_path,
     jobs_path,
     pods_path,
 )
@@ -139,6 +140,35 @@ async def test_children_and_pods_without_their_labels_are_read_by_name_and_contr
     assert [body["metadata"]["name"] for body in pods.items] == ["a", "b", "c"]
     assert await cluster.read_job(("team", "demo")) is not None
     assert await cluster.read_job(("team", "none")) is None
+
+
+async def test_job_sets_are_read_beside_jobs_with_the_version_of_the_older_list(
+    cluster: Cluster, server: ObjectServer
+) -> None:
+    server.failures["GET", "/apis/jobset.x-k8s.io/v1alpha2"] = 404
+    assert not await cluster.find_job_sets()
+    del server.failures["GET", "/apis/jobset.x-k8s.io/v1alpha2"]
+    server.objects["/apis/jobset.x-k8s.io/v1alpha2"] = {"metadata": {"name": ""}}
+    assert await cluster.find_job_sets()
+    labels = {"finetune.dev/job": "demo"}
+    plain, hidden = child("demo-prepare-0"), {**child(), "kind": "JobSet"}
+    plain["metadata"]["labels"] = labels
+    server.put(CHILDREN, plain)
+    uid = server.put(job_sets_path("team"), hidden)["metadata"]["uid"]
+    server.put(
+        pods_path("team"), {"metadata": {"name": "a", "labels": {"jobset.sigs.k8s.io/jobset-uid": uid}}}
+    )
+    jobs, pods = await cluster.read_children(("team", "demo"), {"demo-train-0"}, set())
+    assert [body["metadata"]["name"] for body in jobs.items] == ["demo-prepare-0", "demo-train-0"]
+    assert [body["metadata"]["name"] for body in pods.items] == ["a"]
+
+
+async def test_a_job_set_is_suspended_where_it_is(cluster: Cluster, server: ObjectServer) -> None:
+    uid = server.put(job_sets_path("team"), {**child(), "kind": "JobSet"})["metadata"]["uid"]
+    with pytest.raises(ConflictError, match="Job team/demo-train-0"):
+        await cluster.suspend_job("team", "demo-train-0", uid, suspend=True)
+    found = await cluster.suspend_job("team", "demo-train-0", uid, suspend=True, kind="JobSet")
+    assert found["spec"]["suspend"] is True
 
 
 async def test_a_child_of_an_earlier_job_of_the_same_name_is_a_conflict_and_no_rejection(

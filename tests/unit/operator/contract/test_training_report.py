@@ -26,6 +26,16 @@ def test_a_report_has_counts_and_what_else_is_known() -> None:
     assert (report.steps, report.evaluation_loss, report.checkpoint_time) == (5, 1.5, None)
 
 
+def test_numbers_of_ranks_are_those_that_the_trainer_knows() -> None:
+    report = read({**REPORT, "rankSeconds": [0.5, 0.25], "rankHostBytes": [7, 8]}).training
+    assert report is not None
+    assert (report.rank_seconds, report.rank_host_bytes) == ((0.5, 0.25), (7, 8))
+    assert report.rank_device_bytes is None
+    widest = read({**REPORT, "rankDeviceBytes": [2**63 - 1] * 64}).training
+    assert widest is not None
+    assert widest.rank_device_bytes == (2**63 - 1,) * 64
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -36,6 +46,14 @@ def test_a_report_has_counts_and_what_else_is_known() -> None:
         {"stepSeconds": float("inf")},
         {"checkpointTime": "yesterday"},
         {"reservedBytes": -1},
+        {"rankSeconds": [0.5] * 65},
+        {"rankSeconds": [0.5]},
+        {"rankSeconds": [0.5, float("nan")]},
+        {"rankSeconds": [0.5, None]},
+        {"rankSeconds": 2},
+        {"rankHostBytes": [1, -1]},
+        {"rankHostBytes": list(range(1000))},
+        {"rankDeviceBytes": [1, 0.5]},
     ],
     ids=str,
 )

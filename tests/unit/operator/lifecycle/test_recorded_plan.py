@@ -7,6 +7,7 @@ from finetune_operator.api.plan import ONE_GPU, Layout
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.lifecycle.recorded_plan import (
     recorded_abilities,
+    recorded_gpus,
     recorded_ladder,
     recorded_layout,
     recorded_optimizers,
@@ -58,3 +59,19 @@ def test_what_an_earlier_operator_did_not_record_has_its_default() -> None:
     assert recorded_abilities({}).optimizers == ("PagedAdamW8Bit",)
     (rung,) = recorded_ladder({"ladder": [{"microBatchSize": 1, "gradientCheckpointing": False}]})
     assert (rung.optimizer, rung.weights) == ("PagedAdamW8Bit", "Quantized")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "layout"),
+    [
+        ({}, ONE_GPU),
+        ({"nodes": 1, "gpusPerNode": 3}, Layout(1, 3)),
+        ({"nodes": 2, "gpusPerNode": 2}, Layout(2, 2)),
+    ],
+)
+def test_a_number_that_was_chosen_is_the_recorded_one(recorded: dict[str, Any], layout: Layout) -> None:
+    asked = FineTuneJobSpec.parse(make_spec(resources={"maximumGpus": 8}))
+    assert recorded_gpus(asked, {"training": recorded}) == layout.gpus
+    assert recorded_layout(asked, {"training": recorded}) == layout
+    assert recorded_gpus(asked, {}) == 1
+    assert recorded_gpus(spec(4), {"training": recorded}) == 4, "that of the spec is no choice"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.stages import Stage
-from finetune_operator.lifecycle.actions import CreateClaim
+from finetune_operator.lifecycle.actions import CreateClaim, SuspendJob
 from finetune_operator.observed.movement import answered
 from finetune_operator.observed.observation import Pod
 from finetune_operator.placement.storage import JobVolumes, MountedClaim
@@ -89,6 +89,32 @@ def test_train_is_one_indexed_job_with_a_pod_for_each_node() -> None:
     assert world.job.status["plan"]["training"]["nodes"] == 2
 
 
+def test_train_is_a_job_set_if_the_cluster_has_them() -> None:
+    settings = SETTINGS.model_copy(update={"job_sets": True})
+    world = training(settings=settings)
+    body = world.bodies[TRAIN]
+    assert (body["kind"], world.bodies["demo-prepare-0"]["kind"]) == ("JobSet", "Job")
+    pods = with_pods(world)
+    world.job = replace(world.job, spec={**world.job.spec, "suspend": True})
+    actions = world.decide().actions
+    assert [each.kind for each in actions if isinstance(each, SuspendJob)] == ["JobSet"]
+    world.job = replace(world.job, spec={**world.job.spec, "suspend": False})
+    for pod in pods:
+        end(world, pod, make_result(Stage.TRAIN), 0)
+    world.settle()
+    assert world.job.status["stage"]["name"] == "Merge"
+    assert TRAIN not in world.children
+
+
+def test_a_train_of_one_pod_is_a_job_beside_job_sets() -> None:
+    settings = SETTINGS.model_copy(update={"job_sets": True})
+    world = World(settings=settings)
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    assert world.bodies[TRAIN]["kind"] == "Job"
+
+
 def test_several_gpus_of_one_node_are_one_pod() -> None:
     inventory = make_inventory(make_node("gpu1", gpus=4))
     world = World(job=make_job(make_spec(resources={"gpus": 4})), inventory=inventory)
@@ -107,10 +133,10 @@ def test_several_gpus_of_one_node_are_one_pod() -> None:
     assert world.job.status["plan"]["training"]["gpusPerNode"] == 4
 
 
-def sharing(version: str = "1.12") -> World:
+def sharing(version: str = "1.12", **resources: Any) -> World:
     """A world whose GPUs hold a part of Mistral-7B, but no replica. PREPARE speaks this version of the contract."""
     inventory = make_inventory(make_node("gpu1", gpus=4, memory=4500))
-    world = World(job=make_job(make_spec(resources={"gpus": 4})), inventory=inventory)
+    world = World(job=make_job(make_spec(resources=resources or {"gpus": 4})), inventory=inventory)
     world.settle()
     prepared = deepcopy(SECTIONS[Stage.PREPARE]["prepare"])
     config = json.loads((CONFIGS / "mistral-7b-instruct-v0.3.json").read_text("utf-8"))
@@ -222,6 +248,67 @@ def test_the_failure_of_any_pod_ends_the_attempt() -> None:
     assert TRAIN not in world.children
 
 
+def test_an_attempt_tells_the_pod_that_failed_first_from_those_that_followed() -> None:
+    world = training()
+    first, second = with_pods(world)
+    end(world, first, interrupted(), 75)
+    end(world, second, {**make_failure(Stage.TRAIN, "InternalError"), "rank": 1}, 69)
+    world.settle()
+    entry = world.job.status["attempts"][-1]
+    assert (entry["reason"], entry["node"], entry["rank"]) == ("InternalError", "gpu2", 1)
+    cause, other = entry["pods"]
+    assert cause.pop("completionTime") == entry["completionTime"]
+    assert cause == {
+        "index": 1,
+        "first": True,
+        "node": "gpu2",
+        "rank": 1,
+        "reason": "InternalError",
+        "exitCode": 69,
+    }
+    assert (other["index"], other["first"], other["node"]) == (0, False, "gpu1")
+    assert (other["reason"], other["exitCode"]) == ("Interrupted", 75)
+    assert "rank" not in other
+
+
+def test_a_pod_whose_memory_the_kernel_freed_is_the_cause_of_the_interrupted_one() -> None:
+    world = training()
+    first, second = with_pods(world)
+    end(world, first, "", 137, reason="OOMKilled")
+    end(world, second, interrupted(), 75)
+    world.settle()
+    entry = world.job.status["attempts"][-1]
+    assert (entry["reason"], entry["node"]) == ("HostOutOfMemory", "gpu1")
+    assert [(each["index"], each["reason"], each["first"]) for each in entry["pods"]] == [
+        (0, "HostOutOfMemory", True),
+        (1, "Interrupted", False),
+    ]
+
+
+def test_a_success_and_a_single_pod_list_no_pods() -> None:
+    world = training()
+    for pod in with_pods(world):
+        end(world, pod, make_result(Stage.TRAIN), 0)
+    world.settle()
+    assert "pods" not in world.job.status["attempts"][-1]
+    alone = training({"gpus": 2, "gpusPerNode": 2}, inventory=make_inventory(make_node("gpu1", gpus=2)))
+    alone.run_pod(TRAIN, node="gpu1")
+    alone.end_pod(TRAIN, {**make_failure(Stage.TRAIN, "InternalError"), "rank": 1}, 69)
+    alone.settle()
+    entry = alone.job.status["attempts"][-1]
+    assert (entry["rank"], entry["node"]) == (1, "gpu1")
+    assert "pods" not in entry
+
+
+@pytest.mark.parametrize("rank", [64, -1, 10**6, 0.5, "1", True])
+def test_a_rank_that_cannot_be_is_no_result(rank: object) -> None:
+    world = training()
+    _, second = with_pods(world)
+    end(world, second, {**make_failure(Stage.TRAIN, "NonFiniteLoss"), "rank": rank}, 65)
+    world.settle()
+    assert attempt(world) == ("Failed", "StageLost")
+
+
 def test_an_interrupted_pod_waits_for_the_one_that_tells_the_cause() -> None:
     world = training()
     first, second = with_pods(world)
@@ -249,6 +336,8 @@ def test_a_pod_that_is_evicted_interrupts_all_and_all_begin_again(reported: bool
     world.children[TRAIN] = replace(world.children[TRAIN], finished=True)
     world.settle()
     assert attempt(world)[0] == "Interrupted"
+    causes = world.job.status["attempts"][-1]["pods"]
+    assert [(each["node"], each["first"]) for each in causes] == [("gpu2", True), ("gpu1", False)]
     assert world.created[-1] == "demo-train-1"
     assert world.bodies["demo-train-1"]["spec"]["completions"] == 2
 
@@ -262,6 +351,9 @@ def test_a_lost_node_interrupts_all_although_the_other_pod_runs() -> None:
     world.lingers = True
     world.step()
     assert attempt(world)[0] == "Interrupted"
+    entry = world.job.status["attempts"][-1]
+    assert entry["node"] == "gpu2"
+    assert entry["pods"] == [{"index": 1, "first": True, "node": "gpu2", "reason": "Disrupted"}]
 
 
 def test_a_pod_without_a_gpu_gives_back_that_of_the_other() -> None:
@@ -367,3 +459,90 @@ def test_the_workspace_of_several_pods_is_shared(resources: dict[str, Any], mode
     decision = world.decide()
     claims = [action.body for action in decision.actions if isinstance(action, CreateClaim)]
     assert [claim["spec"]["accessModes"] for claim in claims] == [[mode]]
+
+
+def chosen_gpus(world: World) -> tuple[str, str]:
+    """The number of GPUs that the plan has chosen, and the number that the pod of TRAIN requests."""
+    (choice,) = [choice for choice in world.job.status["plan"]["choices"] if choice["name"] == "gpus"]
+    name = world.created[-1]
+    (container,) = world.bodies[name]["spec"]["template"]["spec"]["containers"]
+    return choice["value"], container["resources"]["limits"]["nvidia.com/gpu"]
+
+
+def test_a_job_gets_as_many_gpus_as_it_needs_up_to_its_maximum() -> None:
+    world = sharing(maximumGpus=8)
+    assert chosen_gpus(world) == ("3", "3")
+    assert run_of(world, TRAIN)["ranks"] == {"nodes": 1, "perNode": 3}
+    plan = world.job.status["plan"]
+    assert plan["training"]["gpusPerNode"] == 3
+    assert "Exchange" in {part["name"] for part in plan["duration"]["parts"]}
+
+
+def test_a_small_model_gets_one_gpu_of_its_maximum() -> None:
+    inventory = make_inventory(make_node("gpu1", gpus=4))
+    world = World(job=make_job(make_spec(resources={"maximumGpus": 4})), inventory=inventory)
+    world.settle()
+    world.succeed(Stage.PREPARE)
+    world.settle()
+    assert chosen_gpus(world) == ("1", "1")
+    assert "ranks" not in run_of(world, TRAIN)
+
+
+def test_the_number_follows_the_nodes_until_a_pod_has_trained() -> None:
+    world = sharing(maximumGpus=8)
+    larger = make_inventory(make_node("gpu1", gpus=4, memory=4500), make_node("gpu2", memory=81920))
+    world.inventory = larger
+    world.settle()
+    assert world.created[-1] == "demo-train-1"
+    assert chosen_gpus(world) == ("1", "1")
+
+
+def test_a_job_that_has_begun_to_train_keeps_its_number() -> None:
+    world = sharing(maximumGpus=8)
+    world.run_pod(TRAIN, node="gpu1")
+    world.settle()
+    world.wait(100)
+    world.inventory = make_inventory(make_node("gpu1", gpus=8, memory=81920))
+    world.end_pod(TRAIN, interrupted(), 75)
+    world.settle()
+    assert world.created[-1] == "demo-train-1"
+    assert chosen_gpus(world) == ("3", "3")
+    assert run_of(world, "demo-train-1")["training"]["parallelism"] == "FullyShard"
+    assert world.job.status["usage"]["gpuSeconds"] == 300
+
+
+def test_a_trainer_that_is_too_old_gets_one_gpu_of_a_maximum() -> None:
+    world = sharing("1.11", maximumGpus=8)
+    assert TRAIN not in world.bodies
+    message = next(each["message"] for each in world.job.status["conditions"] if each["type"] == "Stalled")
+    assert "must fit on" in message
+
+
+@pytest.mark.parametrize(
+    ("resources", "mode"),
+    [
+        ({"maximumGpus": 4}, "ReadWriteOnce"),
+        ({"maximumGpus": 4, "gpusPerNode": 1}, "ReadWriteMany"),
+        ({"maximumGpus": 3, "gpusPerNode": 2}, "ReadWriteOnce"),
+    ],
+)
+def test_only_a_number_of_pods_to_choose_makes_the_workspace_shared(
+    resources: dict[str, Any], mode: str
+) -> None:
+    inventory = make_inventory(make_node("gpu1"), make_node("gpu2"))
+    world = World(job=make_job(make_spec(resources=resources)), inventory=inventory)
+    claims = [action.body for action in world.decide().actions if isinstance(action, CreateClaim)]
+    assert [claim["spec"]["accessModes"] for claim in claims] == [[mode]]
+
+
+@pytest.mark.parametrize(
+    ("resources", "begins"), [({"maximumGpus": 2}, True), ({"maximumGpus": 2, "gpusPerNode": 1}, False)]
+)
+def test_a_claim_of_one_node_suits_a_maximum_of_one_pod(resources: dict[str, Any], begins: bool) -> None:  # noqa: FBT001 -- a case
+    spec = make_spec(resources=resources, workspace={"existingClaim": "mine"})
+    world = World(job=make_job(spec), inventory=make_inventory(make_node("gpu1"), make_node("gpu2")))
+    world.volumes = JobVolumes(workspace=MountedClaim("mine", "claim", ("ReadWriteOnce",)))
+    world.settle()
+    assert bool(world.created) == begins
+    if not begins:
+        assert world.condition("Succeeded") == ("False", "WorkspaceNotShared")

@@ -6,7 +6,8 @@ import pytest
 from finetune_operator.api.pod_merge import NodeRules, SelectedLabel
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.observed import inventory as inventory_module
-from finetune_operator.sizing.decision import Infeasible
+from finetune_operator.sizing.cost.prices import CostSettings
+from finetune_operator.sizing.decision import Feasible, Infeasible
 from finetune_operator.sizing.gpus.profiles import GpuProfile
 from finetune_operator.sizing.ladder import OLDER_ABILITIES
 from finetune_operator.sizing.memory.shape import model_shape
@@ -70,6 +71,19 @@ def test_jobs_that_may_use_different_nodes_do_not_share_a_decision() -> None:
     rules = NodeRules(labels=(SelectedLabel("pool", "b", "trainer.podDefaults.nodeSelector"),))
     assert isinstance(inventory.decide(replace(make_request(), rules=rules)), Infeasible)
     assert inventory.decide(make_request(podTemplate={"prepare": {"nodeSelector": {"pool": "b"}}})) is first
+
+
+def test_the_number_of_gpus_is_chosen_from_the_nodes_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    inventory = make_inventory(make_node(gpus=4))
+    request = make_request(resources={"maximumGpus": 8})
+    chosen, first = inventory.decide_number(request, None, CostSettings())
+    assert chosen.spec.resources.gpus == 1
+    assert isinstance(first, Feasible)
+    (choice,) = [choice for choice in first.choices if choice.name == "gpus"]
+    assert "of at most 8" in choice.reason
+    monkeypatch.setattr(inventory_module, "possible_numbers", None)
+    monkeypatch.setattr(inventory_module, "decide_training", None)
+    assert inventory.with_nodes({}).decide_number(request, None, CostSettings()) == (chosen, first)
 
 
 def test_other_nodes_keep_the_computed_values() -> None:

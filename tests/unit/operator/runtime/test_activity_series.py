@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from finetune_operator.api.stages import Stage
 from finetune_operator.observed.activity import JobActivity, remember
-from finetune_operator.runtime.activity_series import FAMILIES, ActivitySeries
+from finetune_operator.runtime.activity_series import FAMILIES, RANKS, ActivitySeries
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -60,12 +60,33 @@ def rendered(*activities: JobActivity) -> str:
 
 def test_every_family_shows_what_the_trainer_has_reported() -> None:
     found = values(rendered(activity()))
-    assert {name.removesuffix("Peak") for name in found} >= FAMILIES.keys() - {"finetunejob_gpu_memory_bytes"}
+    other = {"finetunejob_gpu_memory_bytes", *RANKS}
+    assert {name.removesuffix("Peak") for name in found} >= FAMILIES.keys() - other
     assert found["finetunejob_step_loss"] == 1.5
     assert found["finetunejob_trained_tokens"] == 5006
     assert found["finetunejob_not_training_ratio"] == pytest.approx(0.2)
     assert found["finetunejob_gpu_memory_bytesReservedPeak"] == 40
     assert found["finetunejob_heartbeat_timestamp_seconds"] == NOW.timestamp()
+
+
+def test_only_several_ranks_have_series_and_they_outlive_the_pod() -> None:
+    assert not any(name.startswith("finetunejob_rank") for name in values(rendered(activity())))
+    ranks = {"rankSeconds": [0.5, 0.25], "rankHostBytes": [7, 8]}
+    reported = remember(None, make_progress(Stage.TRAIN, training={**REPORT, **ranks}))
+    # No pod answers any more.
+    ended = activity(training=reported, heartbeat=None, trains=False)
+    found = {
+        (sample.name, sample.labels["rank"]): sample.value
+        for family in parse_text(rendered(ended))
+        for sample in family.samples
+        if "rank" in sample.labels
+    }
+    assert found == {
+        ("finetunejob_rank_step_duration_seconds", "0"): 0.5,
+        ("finetunejob_rank_step_duration_seconds", "1"): 0.25,
+        ("finetunejob_rank_host_memory_peak_bytes", "0"): 7,
+        ("finetunejob_rank_host_memory_peak_bytes", "1"): 8,
+    }
 
 
 def test_only_a_training_job_can_have_an_old_checkpoint() -> None:

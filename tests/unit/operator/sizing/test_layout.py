@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from finetune_operator.api.plan import Layout
 from finetune_operator.sizing.decision import decide_training
 from finetune_operator.sizing.gpus.gpu import Offer, Sharing
-from finetune_operator.sizing.layout import choose_layout, layout_choices, places, too_few, unsuitable
+from finetune_operator.sizing.layout import (
+    allowed_numbers,
+    choose_layout,
+    layout_choices,
+    places,
+    too_few,
+    unsuitable,
+    widest_layout,
+    with_gpus,
+)
 
 from tests.support.sizing_jobs import RESOURCE, feasible, infeasible, make_request, make_spec, product
 
@@ -49,6 +60,27 @@ def test_an_autoscaler_has_room_for_every_pod_of_its_size() -> None:
     assert choose_layout(make_spec(gpus=16).resources, [*nodes(1), profile(8)]) == Layout(2, 8)
     assert places([profile(8)], 8) == float("inf")
     assert places([profile(4), *nodes(8)], 8) == 1
+
+
+@pytest.mark.parametrize(
+    ("resources", "layout"),
+    [
+        ({"gpus": 4}, Layout(2, 2)),
+        # Without gpusPerNode, the chosen number is one of a single node, whose volume may be of one node.
+        ({"maximumGpus": 4}, Layout(1, 4)),
+        ({"maximumGpus": 4, "gpusPerNode": 2}, Layout(2, 2)),
+        ({"maximumGpus": 7, "gpusPerNode": 2}, Layout(3, 2)),
+        ({"maximumGpus": 3, "gpusPerNode": 2}, Layout(1, 2)),
+    ],
+)
+def test_volumes_suit_the_most_pods_that_a_job_may_get(resources: dict[str, Any], layout: Layout) -> None:
+    assert widest_layout(make_spec(**resources), nodes(2, 2)) == layout
+
+
+def test_no_number_has_more_gpus_than_a_step_has_rows() -> None:
+    spec = make_spec({"effectiveBatchSize": 5}, maximumGpus=64, gpusPerNode=2)
+    assert allowed_numbers(spec) == (2, 4)
+    assert with_gpus(spec, 4).resources.gpus == 4
 
 
 def test_a_pod_needs_enough_whole_gpus() -> None:

@@ -46,7 +46,7 @@ def test_a_success_has_its_members_and_no_log() -> None:
     document = result(outcome, ["never shown"]).document()
     assert (outcome.name, outcome.code) == ("Succeeded", ExitCode.SUCCEEDED)
     assert document == {
-        "version": "1.12",
+        "version": "1.13",
         "uid": "uid",
         "stage": "Train",
         "attempt": 3,
@@ -56,6 +56,12 @@ def test_a_success_has_its_members_and_no_log() -> None:
         "peakMemoryBytes": None,
         "train": TRAIN.document(),
     }
+
+
+def test_a_failure_names_the_rank_that_failed_first_if_one_did() -> None:
+    named = result(Outcome.failure(Reason.INTERNAL_ERROR, "m", 0), []).document()
+    assert named["rank"] == 0
+    assert "rank" not in result(Outcome.failure(Reason.INTERNAL_ERROR, "m"), []).document()
 
 
 def test_a_failure_has_its_reason_and_the_last_log_lines_within_bounds() -> None:

@@ -62,16 +62,24 @@ def test_a_training_has_counters_times_and_memory_by_kind() -> None:
     assert memory == {"gpu_memory_bytesAllocated": 10, "gpu_memory_bytesReservedPeak": 40}
 
 
-def test_each_rank_has_a_series_of_its_time() -> None:
-    document = {**DOCUMENT, "training": {**TRAINING, "rankSeconds": [0.5, 0.25]}}
+@pytest.mark.parametrize(
+    ("member", "name"),
+    [
+        ("rankSeconds", "rank_step_duration_seconds"),
+        ("rankDeviceBytes", "rank_gpu_memory_peak_bytes"),
+        ("rankHostBytes", "rank_host_memory_peak_bytes"),
+    ],
+)
+def test_each_rank_has_a_series_of_what_it_takes(member: str, name: str) -> None:
+    document = {**DOCUMENT, "training": {**TRAINING, member: [5, 2]}}
     families = text_string_to_metric_families(render_metrics(document).decode())
     found = {
-        sample.labels["rank"]: sample.value
+        sample.labels["rank"]: (sample.name, sample.value)
         for family in families
         for sample in family.samples
-        if sample.name == "finetune_trainer_rank_step_duration_seconds"
+        if "rank" in sample.labels
     }
-    assert found == {"0": 0.5, "1": 0.25}
+    assert found == {"0": (f"finetune_trainer_{name}", 5), "1": (f"finetune_trainer_{name}", 2)}
 
 
 def test_a_cpu_has_no_series_of_gpu_memory() -> None:

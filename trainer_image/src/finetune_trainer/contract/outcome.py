@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a stage: a success with `members`, or a failure with its reason and message."""
+    """The end of a stage: a success with `members`, or a failure with its reason and message.
+
+    `rank` is the one of several ranks that failed first, as in `StageError`.
+    """
 
     members: StageResult
     reason: Reason | None = None
     message: str = ""
+    rank: int | None = None
 
     @classmethod
-    def failure(cls, reason: Reason, message: str) -> Outcome:
+    def failure(cls, reason: Reason, message: str, rank: int | None = None) -> Outcome:
         """Return the outcome of a stage that did not succeed."""
-        return cls(StageResult(), reason, message)
+        return cls(StageResult(), reason, message, rank)
 
     @property
     def name(self) -> Literal["Succeeded", "Failed", "Interrupted"]:
@@ -60,6 +64,7 @@ def make_result(
             "reason": outcome.reason.value,
             "message": shorten(outcome.message, MAXIMUM_MESSAGE),
             "log_tail": tuple(shorten(line, MAXIMUM_LOG_LINE) for line in log_tail[-MAXIMUM_LOG_LINES:]),
+            **({} if outcome.rank is None else {"rank": outcome.rank}),
         }
     members = outcome.members
     return Result(

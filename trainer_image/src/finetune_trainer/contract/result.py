@@ -243,7 +243,10 @@ class StageResult(Part):
 
 
 class Result(Part):
-    """The whole result. `reason`, `message` and `log_tail` are set only by a stage that did not succeed."""
+    """The whole result. `reason`, `message` and `log_tail` are set only by a stage that did not succeed.
+
+    `rank` is the rank of this pod that failed first, since contract 1.13; not set if another pod's rank did, or no single one.
+    """
 
     version: str
     uid: str
@@ -260,4 +263,5 @@ class Result(Part):
     report: ReportResult | None = None
     reason: str | None = None
     message: str | None = None
+    rank: int | None = None
     log_tail: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from finetune_trainer.contract.train_result import Metric
 from finetune_trainer.contract.value import Value
 from finetune_trainer.errors import Reason, StageError
 
-CONTRACT_VERSION = "1.12"
+CONTRACT_VERSION = "1.13"
 DEFAULT_GENERATED_ROWS = 32
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 

@@ -127,12 +127,27 @@ GAUGES = (
     ),
 )
 MEMORY = Gauge("gpu_memory_bytes", "bytes", "GPU memory of torch's allocator, by kind.", lambda _: None)
-RANKS = Gauge(
-    "rank_step_duration_seconds",
-    "seconds",
-    "Time that each rank needed for its own passes of a step, without its wait for the others.",
-    lambda _: None,
-)
+RANKS = {
+    "rankSeconds": Gauge(
+        "rank_step_duration_seconds",
+        "seconds",
+        "Time that each rank needed for its own passes of a step, without its wait for the others.",
+        lambda _: None,
+    ),
+    "rankDeviceBytes": Gauge(
+        "rank_gpu_memory_peak_bytes",
+        "bytes",
+        "Largest GPU memory that the tensors of each rank took so far.",
+        lambda _: None,
+    ),
+    "rankHostBytes": Gauge(
+        "rank_host_memory_peak_bytes",
+        "bytes",
+        "Largest resident memory of the process of each rank so far.",
+        lambda _: None,
+    ),
+}
+"""Gauges with the label `rank` by their members in the progress document. One process alone has none of them."""
 STEPS = Gauge(
     "step_duration_seconds",
     "seconds",
@@ -188,8 +203,9 @@ class _Series(Collector):
                 memory.add_metric([*self._labels, kind], float(training[member]))
         if memory.samples:
             yield memory
-        ranks = GaugeMetricFamily(PREFIX + RANKS.name, RANKS.text, labels=[*LABELS, "rank"])
-        for rank, seconds in enumerate(training.get("rankSeconds", ())):
-            ranks.add_metric([*self._labels, str(rank)], float(seconds))
-        if ranks.samples:
-            yield ranks
+        for member, gauge in RANKS.items():
+            ranks = GaugeMetricFamily(PREFIX + gauge.name, gauge.text, labels=[*LABELS, "rank"])
+            for rank, value in enumerate(training.get(member, ())):
+                ranks.add_metric([*self._labels, str(rank)], float(value))
+            if ranks.samples:
+                yield ranks

@@ -19,6 +19,7 @@ class TrainingMeasurements:
     load-balancing loss of the last step, if the job asks for it. `checkpoint_time` is that of the
     newest checkpoint; before the first one, it is the begin of the training. The bytes are those of torch's allocator.
     `rank_seconds` are the seconds that each rank needed for its own passes of a step; None if there is one process.
+    `rank_device_bytes` and `rank_host_bytes` are the peaks of each rank's tensors on its GPU and of its resident memory.
     """
 
     steps: int = 0
@@ -33,6 +34,8 @@ class TrainingMeasurements:
     reserved_bytes: int | None = None
     peak_reserved_bytes: int | None = None
     rank_seconds: tuple[float, ...] | None = None
+    rank_device_bytes: tuple[int, ...] | None = None
+    rank_host_bytes: tuple[int, ...] | None = None
 
     def document(self) -> dict[str, Any]:
         """The known numbers, with the names of progress.schema.json. JSON has no number that is not finite."""

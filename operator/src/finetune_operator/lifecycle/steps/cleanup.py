@@ -44,7 +44,7 @@ def delete_finished_jobs(state: Reconciliation) -> Reconciliation | Need:
         ]
         if child.stage is Stage.TRAIN:
             ended_pods += [DeletePod(pod.name, pod.uid, SIDECAR_GRACE_SECONDS) for pod in held]
-        state = state.with_actions(DeleteJob(child.name, child.uid), *ended_pods)
+        state = state.with_actions(DeleteJob(child.name, child.uid, child.kind), *ended_pods)
     return state
 
 

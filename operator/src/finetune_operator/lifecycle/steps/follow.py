@@ -25,7 +25,9 @@ def follow_stage(state: Reconciliation) -> Reconciliation:
         state = _record_host(state, state.runnable_spec)
     state = state.with_draft(state.draft.record_job(child.created, _node_to_record(state, child)))
     if child.held and not child.deleting:
-        resume = SuspendJob(child.name, child.uid, suspend=False, resource_version=child.resource_version)
+        resume = SuspendJob(
+            child.name, child.uid, suspend=False, resource_version=child.resource_version, kind=child.kind
+        )
         state = state.with_actions(resume)
     progress = state.progress
     if progress is not None:

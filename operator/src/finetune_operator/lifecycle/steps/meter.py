@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.stages import Stage
 from finetune_operator.lifecycle.reconciliation import Reconciliation
+from finetune_operator.lifecycle.recorded_plan import recorded_gpus
 from finetune_operator.observed.observation import Pod
 from finetune_operator.status.usage import PodTime, Price
 
@@ -40,7 +41,7 @@ def _time_of(state: Reconciliation, spec: FineTuneJobSpec, pod: Pod) -> PodTime 
         started=pod.started,
         ended=None if pod.end is None else pod.end.finished,
         gone=not pod.live,
-        gpus=spec.resources.gpus,
+        gpus=recorded_gpus(spec, state.draft.plan),
         product=product,
         price=None if price is None else Price(price.per_gpu_hour, state.settings.cost.currency),
     )

@@ -7,9 +7,20 @@ from math import ceil
 from typing import Literal
 
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.sizing.cost.exchange import GUESSED_LINKS, Links, answer_bytes, exchange_of
 from finetune_operator.sizing.cost.rates import Rates
 from finetune_operator.sizing.cost.speeds import Speed
-from finetune_operator.sizing.cost.work import Pass, Rows, Sizes, Span, Work, sizes_of, work_of
+from finetune_operator.sizing.cost.work import (
+    QUANTIZED_BYTES,
+    Pass,
+    Rows,
+    Sizes,
+    Span,
+    Work,
+    sizes_of,
+    work_of,
+)
+from finetune_operator.sizing.hosts import adapter_parameters
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
@@ -23,12 +34,8 @@ CHECKPOINT_SECONDS = Span(0.05, 0.3, 5)
 """Time for which a checkpoint stops the training. It is copied, and written beside the training (ADR 0033)."""
 LAYER_SECONDS = Span(0.3e-3, 0.75e-3, 1.5e-3)
 """Least time of one layer in one direction of a pass: the host starts some 150 kernels, each in 2 to 10 microseconds."""
-SPREAD = Span(1.0, 0.9, 0.7)
-"""N GPUs are N to the power of this as fast as one. None of them makes a run slower."""
 MAXIMUM_SECONDS = 1e11
 """Three thousand years. A trainer may report any number of rows, and the status has bounds."""
-QUANTIZED_BYTES = 0.53
-"""Bytes of a 4-bit weight with its constants."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +66,35 @@ def estimate_duration(
     plan: TrainingPlan,
     rows: Rows,
     speed: Speed,
-    gpus: int = 1,
+    nodes: int = 1,
+    links: Links = GUESSED_LINKS,
 ) -> Duration:
-    """Estimate the time of TRAIN with `plan` on `gpus` GPUs of this speed."""
+    """Estimate the time of TRAIN with `plan` on its GPUs of this speed, in so many nodes.
+
+    What the GPUs exchange over `links` adds to their work, as if they computed nothing meanwhile. Only for the lower bound,
+    they compute and exchange at the same time.
+    """
     sizes = sizes_of(shape)
     works = {bound: work_of(spec, sizes, plan, rows, bound) for bound in BOUNDS}
-    parts = {bound: _parts(works[bound], sizes, speed, gpus, bound) for bound in BOUNDS}
+    adapter = adapter_parameters(shape, plan.rank, plan.target_modules)
+    parts = {
+        bound: _with_exchange(
+            _parts(works[bound], sizes, speed, bound),
+            works[bound],
+            sizes,
+            plan,
+            adapter,
+            links.speed(nodes).of(bound),
+            overlaps=bound == "low",
+        )
+        for bound in BOUNDS
+    }
     totals = {
         bound: min(MAXIMUM_SECONDS, sum(seconds for _, seconds in found)) for bound, found in parts.items()
     }
     expected = works["expected"]
-    training = dict(parts["expected"])["Training"]
+    named = dict(parts["expected"])
+    training = named["Training"] + named.get("Exchange", 0.0)
     return Duration(
         seconds=Span(
             min(totals["low"], totals["expected"]),
@@ -81,7 +106,9 @@ def estimate_duration(
         tokens=ceil(expected.tokens),
         tokens_per_second=expected.tokens / training if training else 0.0,
         source=speed.source,
-        reason="; ".join(filter(None, (speed.reason, rows.reason))),
+        reason="; ".join(
+            filter(None, (speed.reason, rows.reason, links.reason(nodes) if plan.ranks > 1 else ""))
+        ),
     )
 
 
@@ -105,15 +132,39 @@ def measured_efficiency(
     return (one.operations / rates.operations + one.bytes / rates.bytes) / seconds
 
 
-def _parts(work: Work, sizes: Sizes, speed: Speed, gpus: int, bound: Bound) -> tuple[tuple[str, float], ...]:
-    spread = gpus ** SPREAD.of(bound)
+def _with_exchange(
+    parts: tuple[tuple[str, float], ...],
+    work: Work,
+    sizes: Sizes,
+    plan: TrainingPlan,
+    adapter: int,
+    bytes_per_second: float,
+    *,
+    overlaps: bool,
+) -> tuple[tuple[str, float], ...]:
+    """`parts` with the time for which GPUs exchange and do not compute; `Exchange` is that of the training."""
+    if plan.ranks == 1:
+        return parts
+    found = exchange_of(work, sizes, plan, adapter)
+    seconds = dict(parts)
+    training = found.training / bytes_per_second
+    exchange = max(0.0, training - seconds["Training"]) if overlaps else training
+    others = 0.0 if overlaps else found.others / bytes_per_second
+    answers = seconds["Answers"] + answer_bytes(work, sizes, plan) / bytes_per_second
+    # The trainer ends the answers after its own limit, whatever they wait for.
+    seconds["Answers"] = min(answers, max(seconds["Answers"], work.generation_limit))
+    seconds["Evaluation"] += others
+    return (*seconds.items(), ("Exchange", exchange))
+
+
+def _parts(work: Work, sizes: Sizes, speed: Speed, bound: Bound) -> tuple[tuple[str, float], ...]:
     checkpoint = QUANTIZED_BYTES * sizes.linear_weights + 2.0 * sizes.embedding_weights
     generation = min(pass_seconds(work.generation, speed, bound), work.generation_limit)
     return (
         ("Start", START_SECONDS.of(bound)),
         ("Load", checkpoint / STORAGE_BYTES.of(bound)),
         ("Probe", pass_seconds(work.probe, speed, bound)),
-        ("Training", pass_seconds(work.training, speed, bound) / spread),
+        ("Training", pass_seconds(work.training, speed, bound)),
         ("Checkpoints", work.checkpoints * CHECKPOINT_SECONDS.of(bound)),
         (
             "Evaluation",

@@ -40,12 +40,16 @@ def forecast(
     rows: Rows | None,
     settings: CostSettings,
     device: Device = "cuda",
+    nodes: int = 1,
 ) -> Forecast:
-    """Estimate a run with `plan` for the planned `gpu`. The bounds are those of all `offers` on which it may run."""
+    """Estimate a run with `plan` for the planned `gpu`. The bounds are those of all `offers` on which it may run.
+
+    The GPUs of `plan` are in so many nodes.
+    """
     if rows is None:
         unknown = "the number of training rows is not known"
         return Forecast(unknown, unknown)
-    gpus = spec.resources.gpus
+    gpus = plan.ranks
     durations: list[tuple[Offer, Duration]] = []
     unknown_products: dict[str, None] = {}
     for offer, replicas in _distinct(offers, settings):
@@ -54,7 +58,9 @@ def forecast(
             unknown_products[offer.gpu.product] = None
         else:
             shared = speed.shared(replicas)
-            durations.append((offer, estimate_duration(spec, shape, plan, rows, shared, gpus)))
+            durations.append(
+                (offer, estimate_duration(spec, shape, plan, rows, shared, nodes, settings.links))
+            )
     if not durations:
         names = ", ".join(list(unknown_products)[:4]) or gpu.product
         reason = f"no speed of {names} is published or measured; add it to the chart's cost.speeds"

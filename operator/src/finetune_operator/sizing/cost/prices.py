@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.showback import MAXIMUM_LABELS, ShowbackKey, check_distinct
 from finetune_operator.sizing.cost.duration import Duration
+from finetune_operator.sizing.cost.exchange import GUESSED_LINKS, Links
 from finetune_operator.sizing.cost.speeds import MeasuredSpeed, same_product
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.profiles import LabelKey, LabelValue
@@ -58,11 +59,12 @@ class GpuPrice(_Value):
 
 
 class CostSettings(_Value):
-    """The chart's `cost`: one currency, prices of which the first that applies counts, speeds and showback labels."""
+    """The chart's `cost`: one currency, prices of which the first that applies counts, speeds, links and showback labels."""
 
     currency: Annotated[str, Field(pattern=r"^([A-Z]{3})?$")] = ""
     prices: Annotated[tuple[GpuPrice, ...], Field(max_length=MAXIMUM_ENTRIES)] = ()
     speeds: Annotated[tuple[MeasuredSpeed, ...], Field(max_length=MAXIMUM_ENTRIES)] = ()
+    links: Links = GUESSED_LINKS
     labels: Annotated[tuple[ShowbackKey, ...], Field(max_length=MAXIMUM_LABELS)] = ()
 
     @model_validator(mode="after")

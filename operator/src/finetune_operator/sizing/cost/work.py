@@ -23,6 +23,8 @@ Forward there are two products of two operations. Backward, a fused kernel has f
 """
 PACKED_BYTES, DEQUANTIZED_BYTES = 4.5, 2.0
 """Bytes that a product moves for each weight: read 4 bits, write and read 16 bits; or only read 16 bits."""
+QUANTIZED_BYTES = 0.53
+"""Bytes of a 4-bit weight with its constants."""
 FILL = {"low": 1.0, "expected": 0.97, "high": 0.9}
 """Share of a pass that packed rows fill."""
 REAL_TOKENS = {"low": 1.0, "expected": 0.9, "high": 0.75}
@@ -33,6 +35,8 @@ ROWS_OF_A_GENERATION = 16
 SECONDS_TO_GENERATE = 120.0
 """The trainer's limit on the time for the default number of answers."""
 PROBE_STEPS = 2
+UNEVEN = {"low": 1.0, "expected": 1.05, "high": 1.25}
+"""Time of the slowest of several GPUs, as a multiple of that of its share of the rows. All wait for it. It is a guess."""
 _BOUNDS = ("low", "expected", "high")
 
 
@@ -101,9 +105,9 @@ class Pass:
 
 @dataclass(frozen=True)
 class Work:
-    """All that TRAIN computes on the device, for one bound of the estimate.
+    """All that TRAIN computes on one of its GPUs, the slowest, for one bound of the estimate.
 
-    `tokens` are those of the training without padding.
+    `tokens` are those of the training on all GPUs without padding.
     """
 
     steps: int
@@ -174,7 +178,7 @@ def work_of(spec: FineTuneJobSpec, sizes: Sizes, plan: TrainingPlan, rows: Rows,
     # The last batch of an epoch may have fewer rows, but it costs at least one pass.
     batch = rows.training / max(1, ceil(rows.training / training.effective_batch_size))
     tokens = steps * batch * mean
-    passes, computed = _passes(training.packing, plan, batch * mean, bound)
+    passes, computed = _passes(training.packing, plan, batch * mean * _share(batch, plan.ranks, bound), bound)
     length = min(mean, float(rows.longest))
     recomputing = RECOMPUTING if plan.gradient_checkpointing else 1.0
     update = TOKENS_OF_AN_UPDATE[plan.optimizer] * (FORWARD + BACKWARD) * sizes.parameters
@@ -217,8 +221,15 @@ def _steps(spec: FineTuneJobSpec, rows: Rows, bound: str) -> int:
     return min(steps, (stopping.patience + 1) * stopping.interval_steps)
 
 
+def _share(batch: float, ranks: int, bound: str) -> float:
+    """The part of a step of `batch` rows that the slowest of `ranks` GPUs computes. Rows are not divided."""
+    rows = max(1, ceil(batch))
+    fair = 1 / ranks if bound == "low" else ceil(rows / ranks) / rows
+    return fair if ranks == 1 else min(1.0, fair * UNEVEN[bound])
+
+
 def _passes(packing: str | None, plan: TrainingPlan, tokens: float, bound: str) -> tuple[float, float]:
-    """Number of passes of a step with so many real tokens, and the tokens that they compute together."""
+    """Number of passes of one GPU in a step in which it has so many real tokens, and the tokens that they compute together."""
     accumulated = float(plan.gradient_accumulation)
     if packing == "Never":
         return accumulated, tokens / REAL_TOKENS[bound]

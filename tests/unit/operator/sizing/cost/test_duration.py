@@ -54,11 +54,9 @@ def known(name: str) -> Speed:
     return speed
 
 
-def estimated(
-    rows: Rows, plan: TrainingPlan, speed: Speed | None = None, gpus: int = 1, **training: Any
-) -> Duration:
+def estimated(rows: Rows, plan: TrainingPlan, speed: Speed | None = None, **training: Any) -> Duration:
     spec = FineTuneJobSpec.parse(make_spec(training=training))
-    return estimate_duration(spec, LLAMA_8B, plan, rows, speed or known("NVIDIA H100 80GB"), gpus)
+    return estimate_duration(spec, LLAMA_8B, plan, rows, speed or known("NVIDIA H100 80GB"))
 
 
 def bounds(duration: Duration) -> list[float]:
@@ -116,13 +114,15 @@ def test_longer_rows_never_take_less_time(rows: int, length: int, more: int, mic
         assert less <= greater * (1 + 1e-9)
 
 
-@given(rows=NUMBERS, length=LENGTHS, gpus=st.integers(1, 64), more=st.integers(0, 64))
-def test_more_gpus_never_take_longer(rows: int, length: int, gpus: int, more: int) -> None:
-    data, plan = known_rows(rows, 50, length), plan_of(length)
-    for slower, faster in zip(
-        bounds(estimated(data, plan, gpus=gpus)), bounds(estimated(data, plan, gpus=gpus + more)), strict=True
-    ):
-        assert faster <= slower
+@given(rows=NUMBERS, length=LENGTHS, gpus=st.integers(2, 16), more=st.integers(0, 16))
+def test_more_gpus_never_compute_longer(rows: int, length: int, gpus: int, more: int) -> None:
+    """Only what they exchange may take longer."""
+    data = known_rows(rows, 50, length)
+    slower, faster = (
+        dict(estimated(data, plan_of(length, 1, ranks=ranks, gradient_accumulation=-(-16 // ranks))).parts)
+        for ranks in (gpus, gpus + more)
+    )
+    assert faster["Training"] <= slower["Training"] * (1 + 1e-9)
 
 
 @given(

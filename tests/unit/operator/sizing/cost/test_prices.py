@@ -76,6 +76,8 @@ def test_the_first_price_that_applies_counts() -> None:
         ({"labels": ["argocd.argoproj.io/instance"]}, "find their objects"),
         ({"labels": ["costCenter", "cost_center"]}, "different labels of a metric"),
         ({"speeds": [{"product": "L4"}]}, "speeds.0.teraflops"),
+        ({"links": {"betweenNodes": 0}}, "cost.links.betweenNodes"),
+        ({"links": {"nvlink": 300}}, "cost.links.nvlink"),
     ],
 )
 def test_a_price_list_that_cannot_be_right_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -121,3 +123,8 @@ def test_money_has_no_needless_digits() -> None:
         "100",
         "1000",
     ]
+
+
+def test_the_speeds_of_links_are_read() -> None:
+    links = parse_cost({"links": {"withinNode": 200, "betweenNodes": 12.5}}).links
+    assert (links.speed(1).expected, links.speed(2).expected) == (200e9, 12.5e9)

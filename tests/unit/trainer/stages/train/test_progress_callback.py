@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.stages.train.progress_callback import ProgressCallback
+from finetune_trainer.stages.train.ranks.usage import RankUsage
 from finetune_trainer.stages.train.stop_request import StopRequest
 from finetune_trainer.telemetry.reporter import NullReporter
 
@@ -83,13 +84,18 @@ def test_measured_steps_have_their_time_without_pauses(monkeypatch: pytest.Monke
     }
 
 
-def test_the_time_of_each_rank_is_reported_if_there_are_several() -> None:
+def test_what_each_rank_takes_is_reported_if_there_are_several() -> None:
     reported = _Reported()
     callback = ProgressCallback(reported, StopRequest())
-    trainer: Any = SimpleNamespace(gradients=SimpleNamespace(rank_seconds=()), checkpoint_time=None)
+    trainer: Any = SimpleNamespace(gradients=SimpleNamespace(rank_usage=()), checkpoint_time=None)
     callback.trainer = trainer
     callback.on_log(None, STATE, None, {"loss": 1.0, "step": 3, "tokens": 5})
-    assert "rank_seconds" not in reported.numbers
-    trainer.gradients.rank_seconds = (0.5, 0.25)
+    assert not any(name.startswith("rank") for name in reported.numbers)
+    trainer.gradients.rank_usage = (RankUsage(0.5, 0, 7), RankUsage(0.25, 0, 8))
     callback.on_log(None, STATE, None, {"loss": 1.0, "step": 4, "tokens": 5})
     assert reported.numbers["rank_seconds"] == (0.5, 0.25)
+    assert reported.numbers["rank_host_bytes"] == (7, 8)
+    assert "rank_device_bytes" not in reported.numbers
+    trainer.gradients.rank_usage = (RankUsage(0.5, 0, 7), RankUsage(0.25, 9, 8))
+    callback.on_log(None, STATE, None, {"loss": 1.0, "step": 5, "tokens": 5})
+    assert reported.numbers["rank_device_bytes"] == (0, 9)

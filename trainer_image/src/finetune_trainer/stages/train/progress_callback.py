@@ -99,10 +99,14 @@ class ProgressCallback(TrainerCallback):
         self._seconds += step_seconds
         written = None if self.trainer is None else self.trainer.checkpoint_time
         numbers: dict[str, Any] = {}
-        ranks = () if self.trainer is None else self.trainer.gradients.rank_seconds
+        ranks = () if self.trainer is None else self.trainer.gradients.rank_usage
         if ranks:
-            numbers["rank_seconds"] = ranks
-            self._stragglers.add(ranks)
+            seconds = tuple([each.seconds for each in ranks])
+            numbers["rank_seconds"] = seconds
+            numbers["rank_host_bytes"] = tuple([each.host_bytes for each in ranks])
+            if any(each.device_bytes for each in ranks):
+                numbers["rank_device_bytes"] = tuple([each.device_bytes for each in ranks])
+            self._stragglers.add(seconds)
         if torch.cuda.is_initialized():
             numbers |= {
                 "allocated_bytes": torch.cuda.memory_allocated(),

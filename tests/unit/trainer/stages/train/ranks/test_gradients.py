@@ -14,6 +14,7 @@ from finetune_trainer.stages.train.batching import Batching
 from finetune_trainer.stages.train.passes import Step, StepCollator
 from finetune_trainer.stages.train.ranks.gradients import Gradients, SharedGradients, step_seed
 from finetune_trainer.stages.train.ranks.group import ProcessGroup, Ranks
+from finetune_trainer.stages.train.ranks.usage import RankUsage
 from finetune_trainer.termination import Terminated
 from peft import LoraConfig, get_peft_model
 from torch import distributed
@@ -143,27 +144,39 @@ def _told(group: ProcessGroup, others: Sequence[Sequence[float]]) -> SharedGradi
 
 
 def test_a_stop_of_one_rank_stops_all_before_the_same_step_and_names_it(group: ProcessGroup) -> None:
-    shared = _told(group, [[0, 7, 0.5], [15, 7, 0.5]])
+    shared = _told(group, [[0, 7, 0.5, 0, 0], [15, 7, 0.5, 0, 0]])
     with pytest.raises(Terminated, match=r"^SIGTERM of rank 2$"):
         shared.begin(Step((), 0, 0, digest=7), 4, None)
 
 
 def test_a_stop_of_all_ranks_names_the_signal_alone(group: ProcessGroup) -> None:
-    shared = _told(group, [[15, 7, 0.5], [15, 7, 0.5]])
+    shared = _told(group, [[15, 7, 0.5, 0, 0], [15, 7, 0.5, 0, 0]])
     with pytest.raises(Terminated, match=r"^SIGTERM$"):
         shared.begin(Step((), 0, 0, digest=7), 4, "SIGTERM")
 
 
 def test_ranks_that_draw_other_rows_end_the_run(group: ProcessGroup) -> None:
-    shared = _told(group, [[0, 7, 0.5], [0, 8, 0.5]])
+    shared = _told(group, [[0, 7, 0.5, 0, 0], [0, 8, 0.5, 0, 0]])
     with pytest.raises(RuntimeError, match="same rows for step 4, found others on rank 2"):
         shared.begin(Step((), 0, 0, digest=7), 4, None)
 
 
-def test_only_the_first_rank_keeps_the_times_of_all(group: ProcessGroup) -> None:
-    shared = _told(group, [[0, 7, 0.5], [0, 7, 2.0]])
+def test_only_the_first_rank_keeps_what_all_took_for_the_step_before(group: ProcessGroup) -> None:
+    shared = _told(group, [[0, 7, 0.5, 10, 20], [0, 7, 2.0, 30, 1 << 42]])
+    with shared.of_step(2):
+        pass
     shared.begin(Step((), 0, 0, digest=7), 3, None)
-    assert not shared.rank_seconds
+    assert not shared.rank_usage
     shared._ranks.rank = 0
     shared.begin(Step((), 0, 0, digest=7), 4, None)
-    assert shared.rank_seconds == (0.5, 0.0, 2.0)
+    first, own, last = shared.rank_usage
+    assert (first, last) == (RankUsage(0.5, 10, 20), RankUsage(2.0, 30, 1 << 42))
+    assert (own.seconds, own.device_bytes) == (0.0, 0)
+    assert own.host_bytes > 1 << 20
+
+
+def test_before_its_first_step_no_rank_has_taken_anything(group: ProcessGroup) -> None:
+    shared = _told(group, [[0, 7, 0.0, 10, 20], [0, 7, 0.0, 30, 40]])
+    shared._ranks.rank = 0
+    shared.begin(Step((), 0, 0, digest=7), 1, None)
+    assert shared.rank_usage == ()

@@ -145,6 +145,10 @@ def test_ranks_have_the_curve_and_the_adapter_of_one_process(
     _require_equal(workspace, one[0])
     assert progress.steps == list(range(1, STEPS + 1))
     assert len(progress.numbers["rank_seconds"]) == processes
+    assert all(0 < seconds < 600 for seconds in progress.numbers["rank_seconds"])
+    assert len(progress.numbers["rank_host_bytes"]) == processes
+    assert all(1 << 24 < size < 1 << 40 for size in progress.numbers["rank_host_bytes"])
+    assert "rank_device_bytes" not in progress.numbers
     assert result.evaluation.base_loss == pytest.approx(expected.evaluation.base_loss, abs=1e-6)
     assert result.evaluation.tuned_loss == pytest.approx(expected.evaluation.tuned_loss, abs=1e-5)
     assert result.steps == STEPS
@@ -230,7 +234,7 @@ def test_a_killed_rank_ends_all_is_named_and_any_number_of_ranks_resumes(
 
     with pytest.raises(StageError, match=f"none of rank {rank} of 2") as caught:
         _train(workspace, 2, _Act(kill), **way)
-    assert caught.value.reason is Reason.INTERNAL_ERROR
+    assert (caught.value.reason, caught.value.rank) == (Reason.INTERNAL_ERROR, rank)
     saved = saved_steps(WorkspaceLayout(workspace).checkpoints)
     assert saved is not None
     assert step - INTERVAL <= saved[0]
@@ -396,7 +400,7 @@ def test_a_full_gpu_on_the_last_rung_is_the_failure(workspace: Path, monkeypatch
 
 def test_a_rank_that_told_nothing_is_the_cause() -> None:
     found = failure_of(Ends(failures={0: _failure(lost=True), 2: _failure(lost=True)}), 3)
-    assert found.reason is Reason.INTERNAL_ERROR
+    assert (found.reason, found.rank) == (Reason.INTERNAL_ERROR, 1)
     assert "none of rank 1 of 3" in found.message
 
 
@@ -408,16 +412,20 @@ def test_an_own_failure_is_the_cause_and_not_those_that_follow_from_it() -> None
     }
     found = failure_of(Ends(failures=failures), 3)
     assert (found.reason, found.message) == (Reason.WORKSPACE_FULL, "rank 2 of 3: no space")
+    assert found.rank == 2
 
 
 def test_a_failure_of_all_ranks_names_none() -> None:
     found = failure_of(Ends(failures=dict.fromkeys(range(2), _failure(Reason.NON_FINITE_LOSS, "nan"))), 2)
-    assert (found.reason, found.message) == (Reason.NON_FINITE_LOSS, "nan")
+    assert (found.reason, found.message, found.rank) == (Reason.NON_FINITE_LOSS, "nan", None)
 
 
 def test_ranks_that_only_lost_each_other_are_an_internal_error() -> None:
     failures = {rank: _failure(message="Connection closed by peer", lost=True) for rank in range(2)}
     assert failure_of(Ends(failures=failures), 2).reason is Reason.INTERNAL_ERROR
+    failures[0] = _failure(message="Connection reset", lost=True)
+    found = failure_of(Ends(failures=failures), 2)
+    assert (found.rank, found.message) == (None, "rank 0 of 2: Connection reset")
 
 
 def test_each_pod_of_several_nodes_reports_its_own_ranks(
@@ -427,24 +435,26 @@ def test_each_pod_of_several_nodes_reports_its_own_ranks(
     run = run_spec(workspace, workspace / "output", **SETTINGS)
     run = run.model_copy(update={"ranks": RankLayout(nodes=2, per_node=2)})
     lost = _failure(message="Connection closed by peer", lost=True)
-    for ends, reason, text in (
-        (Ends(failures={2: lost, 3: lost}), Reason.INTERRUPTED, "a rank of another node was lost"),
+    for ends, reason, text, rank in (
+        (Ends(failures={2: lost, 3: lost}), Reason.INTERRUPTED, "a rank of another node was lost", None),
         (
             Ends(failures={2: lost, 3: _failure(Reason.WORKSPACE_FULL, "no space")}),
             Reason.WORKSPACE_FULL,
             "rank 3 of 4",
+            3,
         ),
-        (Ends(failures={2: lost}), Reason.INTERNAL_ERROR, "none of rank 3 of 4"),
+        (Ends(failures={2: lost}), Reason.INTERNAL_ERROR, "none of rank 3 of 4", 3),
         (
             Ends(failures={2: lost, 3: _failure(Reason.GPU_OUT_OF_MEMORY, "full", retries=True)}),
             Reason.INTERRUPTED,
             "next plan of the ladder",
+            3,
         ),
     ):
         monkeypatch.setattr(launch, "_launch", lambda *_arguments, ends=ends: (ends, None))
         with pytest.raises(StageError, match=text) as caught:
             train_on_ranks(run, NullReporter(), 2, nodes=2)
-        assert caught.value.reason is reason
+        assert (caught.value.reason, caught.value.rank) == (reason, rank)
 
 
 def test_ranks_that_were_stopped_are_interrupted() -> None:

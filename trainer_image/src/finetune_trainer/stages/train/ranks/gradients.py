@@ -17,6 +17,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune_trainer.stages.train.loss import Objective
+from finetune_trainer.stages.train.ranks.usage import RankUsage
 from finetune_trainer.termination import Terminated
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 class Gradients:
     """Those of a process that has all passes of a step."""
 
-    rank_seconds: tuple[float, ...] = ()
-    """Seconds that each rank needed for its own passes of the step before; only the first of several ranks knows them."""
+    rank_usage: tuple[RankUsage, ...] = ()
+    """What each rank took for the steps before; only the first of several ranks knows it."""
 
     def __init__(self, measure: Measure | None = None) -> None:
         """`measure` returns the parts of the loss of a pass: `loss.Objective.parts`, by default without routers."""
@@ -92,10 +93,12 @@ class SharedGradients(Gradients):
     def begin(self, step: Step, number: int, stop: str | None) -> None:
         """See the base class."""
         received = 0 if stop is None else int(signal.Signals[stop])
-        known = self._ranks.gather_numbers([received, step.digest, self._watch.seconds()])
-        signals, digests, seconds = zip(*known, strict=True)
-        if self._ranks.is_first:
-            self.rank_seconds = seconds
+        own = RankUsage.read(self._watch.seconds())
+        known = self._ranks.gather_numbers([received, step.digest, *own.numbers()])
+        signals, digests, *_ = zip(*known, strict=True)
+        # Nothing is measured before the first step of this process.
+        if self._ranks.is_first and self._watch.has_run:
+            self.rank_usage = tuple([RankUsage.of(numbers[2:]) for numbers in known])
         stopped = [rank for rank, received in enumerate(signals) if received]
         if stopped:
             name = signal.Signals(int(signals[stopped[0]])).name
@@ -164,11 +167,13 @@ class _Stopwatch:
     """The time that a rank's own passes take, without its wait for the others."""
 
     def __init__(self) -> None:
+        self.has_run = False
         self._seconds = 0.0
         self._started = 0.0
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
     def start(self) -> None:
+        self.has_run = True
         self._started = time.monotonic()
         if torch.cuda.is_initialized():
             self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -87,6 +87,7 @@ def _of_one_node(failure: StageError, ends: Ends, ranks: range, *, retries: bool
         return StageError(
             Reason.INTERRUPTED,
             f"{failure.message}; run it again to continue with the next plan of the ladder",
+            failure.rank,
         )
     told = ends.failures.keys() | ends.results.keys()
     if told >= set(ranks) and all(each.lost for each in ends.failures.values()):
@@ -113,6 +114,7 @@ def failure_of(ends: Ends, processes: int, own: range | None = None) -> StageErr
             Reason.INTERNAL_ERROR,
             f"every rank must end with a result, found none of {_named(silent, processes)}: its process was killed, or it "
             "hung; run it again to continue from the last checkpoint",
+            silent[0],
         )
     causes = {rank: failure for rank, failure in told.items() if not failure.lost} or told
     causes = {
@@ -125,7 +127,9 @@ def failure_of(ends: Ends, processes: int, own: range | None = None) -> StageErr
     if first.reason is Reason.INTERRUPTED:
         # The message names the ranks that were asked to stop.
         return StageError(first.reason, first.message)
-    return StageError(first.reason, f"{_named([rank], processes)}: {first.message}")
+    # A rank that only lost another one is no cause, and it does not know which one is.
+    named = None if first.lost else rank
+    return StageError(first.reason, f"{_named([rank], processes)}: {first.message}", named)
 
 
 def _launch(

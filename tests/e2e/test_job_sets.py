@@ -1,0 +1,69 @@
+"""TRAIN in two pods as a JobSet: the same life as without one, and nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from devcluster import product
+from devcluster.job_set import JOB_SET
+from devcluster.kubectl import Kubectl
+from devcluster.provider import ProvidedCluster
+
+from tests.support.e2e import jobs
+from tests.support.e2e.pairs import in_two_pods, live_through_an_eviction_and_a_suspension
+from tests.support.e2e.queues import wait_for
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.devcluster,
+    pytest.mark.full,
+    pytest.mark.usefixtures("volume_classes", "job_sets"),
+]
+
+
+@pytest.fixture(scope="module")
+def job_sets(operator: ProvidedCluster, kubectl: Kubectl) -> Iterator[None]:
+    """JobSet, and an operator that uses it. Two pods of TRAIN must fit on a small machine."""
+    with JOB_SET.running(kubectl, operator.trainer_image):
+        product.install_chart(
+            operator,
+            {"jobSets": True, "trainer": {"resources": {"train": {"cpu": "250m", "memory": "3Gi"}}}},
+        )
+        try:
+            yield
+        finally:
+            kubectl("delete", "finetunejobs", "--all", "--all-namespaces", "--wait=true")
+            product.install_chart(operator)
+
+
+def owners(room: Kubectl, name: str) -> set[tuple[str, str]]:
+    """Kind and name of the controllers of the Jobs and JobSets of a job's TRAIN."""
+    items: list[dict[str, Any]] = room.json("get", "jobs,jobsets")["items"]
+    return {
+        (item["kind"], item["metadata"]["ownerReferences"][0]["kind"])
+        for item in items
+        if item["metadata"]["name"].startswith(f"{name}-train-")
+    }
+
+
+def test_a_job_set_trains_in_two_pods_through_an_eviction_and_a_suspension(room: Kubectl) -> None:
+    job = live_through_an_eviction_and_a_suspension(room, "set")
+    assert jobs.stage_pods(room, "set", "train") == []
+    assert job["status"]["plan"]["training"]["nodes"] == 2
+
+
+def test_a_deleted_job_takes_its_job_set_and_its_pods_with_it(room: Kubectl) -> None:
+    room.apply(in_two_pods("gone", maximumSteps=4000))
+    jobs.until(
+        room,
+        "gone",
+        "two pods",
+        seconds=300,
+        holds=lambda _: len(jobs.stage_pods(room, "gone", "train")) == 2,
+    )
+    assert owners(room, "gone") == {("JobSet", "FineTuneJob"), ("Job", "JobSet")}
+    room("delete", "finetunejob", "gone", "--wait=true")
+    wait_for("neither pods nor Jobs", seconds=120, holds=lambda: not owners(room, "gone"))
+    wait_for("no pods", seconds=120, holds=lambda: not jobs.stage_pods(room, "gone", "train"))
