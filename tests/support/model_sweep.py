@@ -73,7 +73,10 @@ class Journey:
 _AXES: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 _PARTIAL_AXES: dict[str, Any] = {**_AXES, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12]}
 PUBLISHED: dict[str, dict[str, Any]] = {
-    **{kind: {"text_config": {"rope_parameters": _AXES}} for kind in ("qwen2_vl", "qwen2_5_vl")},
+    **{
+        kind: {"text_config": {"rope_parameters": _AXES}}
+        for kind in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl")
+    },
     **{
         kind: {"text_config": {"rope_parameters": _PARTIAL_AXES}}
         for kind in ("glm4v", "glm46v", "glm4v_moe", "glm_ocr", "glmga")

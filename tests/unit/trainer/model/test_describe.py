@@ -57,6 +57,14 @@ def test_a_config_that_cannot_be_trained_has_its_reason(
     assert caught.value.reason is reason
 
 
+def test_a_model_whose_towers_need_a_package_is_refused_with_its_name(tmp_path: Path) -> None:
+    """Its config is valid, so the reason is not InvalidModel."""
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3n"}')
+    with pytest.raises(StageError, match=r"found that it needs .*timm; choose another model") as caught:
+        inspect_base_model(tmp_path)
+    assert caught.value.reason is Reason.UNSUPPORTED_MODEL
+
+
 @pytest.mark.parametrize("settings", [None, {}])
 def test_an_empty_quantization_config_counts_as_absent(tmp_path: Path, settings: Any) -> None:
     base = inspect_base_model(write(tmp_path, quantization_config=settings))

@@ -77,6 +77,12 @@ def test_sizes_are_those_of_the_loaded_experts(tmp_path: Path, kind: str, varian
     trained = packed_adapters(adapted)
     assert found.trained == sum(parameter.numel() for parameter in trained.values()) > 0
     assert found.trained_bytes == sum(parameter.nbytes for parameter in trained.values())
+    layers: dict[str, int] = {}
+    for name, weight in weights.items():
+        layer = name.rpartition(".")[0]
+        layers[layer] = layers.get(layer, 0) + sum(parameter.nbytes for parameter in weight.parameters())
+    assert found.new_gradients(accumulates=False) == sum(layers.values())
+    assert found.new_gradients(accumulates=True) == max(layers.values()) < sum(layers.values())
     largest = max(weight.parameter.rows * weight.parameter.columns for weight in weights.values())
     assert 2 * largest <= found.unpacked <= 4.1 * largest
     assert 0 < found.saved_layer < found.saved_deep

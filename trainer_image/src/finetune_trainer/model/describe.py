@@ -44,7 +44,6 @@ _BUILD_ERRORS = (
     TypeError,
     AttributeError,
     RuntimeError,
-    ImportError,
     OSError,
     ArithmeticError,
     AssertionError,
@@ -53,6 +52,8 @@ _BUILD_ERRORS = (
 # Buffers of old checkpoints that every version of transformers ignores.
 _BLOCK = 64
 _IGNORED_ALWAYS = (r"rotary_emb\.inv_freq$",)
+_NEEDED = re.compile(r"requires the (\S+) library")
+"""How transformers names a package that it does not find."""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -302,6 +303,8 @@ def _build(folder: Path, document: dict[str, Any]) -> tuple[Any, TextPart | None
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
             return model, None
+    except ImportError as error:
+        raise _without_package(kind, error) from error
     except _BUILD_ERRORS as error:
         if isinstance(error, StageError):
             raise
@@ -318,6 +321,16 @@ def _unknown(kind: str) -> StageError:
         Reason.UNSUPPORTED_MODEL,
         f"config.json must describe a causal language model that transformers can build, found model type "
         f"{kind!r}; choose another model",
+    )
+
+
+def _without_package(kind: str, error: ImportError) -> StageError:
+    """Return the refusal of a model that needs a package: its config is valid, so no other copy of it would help."""
+    needed = _NEEDED.findall(str(error)) or [error.name or str(error).strip().partition("\n")[0]]
+    return StageError(
+        Reason.UNSUPPORTED_MODEL,
+        f"transformers must build a model of type {kind!r} with the packages of the trainer image, found that it needs "
+        f"{', '.join(dict.fromkeys(needed))}; choose another model",
     )
 
 

@@ -43,10 +43,10 @@ class PackedSizes:
     """Sizes of a model's packed parameters; all are 0 without any.
 
     `weights` counts their values, `bytes` what they take in NF4 and `plain_bytes` in 16 bits. `unpacked` is what the product
-    with one matrix needs at most, because products come one after another. `adapted` counts matrices with an adapter, and
-    `trained` the adapter's values. `saved_deep` and `saved_layer` are the bytes per token that products with an adapter keep
-    for the backward pass: of all layers, and at most of one. `cast_deep` and `cast_layer` are the same for the adapter's
-    weights in 16 bits.
+    with one matrix needs at most, because products come one after another. `adapted` counts matrices with an adapter,
+    `trained` the adapter's values, and `trained_layer` those of one layer at most. `saved_deep` and `saved_layer` are the
+    bytes per token that products with an adapter keep for the backward pass: of all layers, and at most of one. `cast_deep`
+    and `cast_layer` are the same for the adapter's weights in 16 bits.
     """
 
     modules: int = 0
@@ -56,6 +56,7 @@ class PackedSizes:
     unpacked: int = 0
     adapted: int = 0
     trained: int = 0
+    trained_layer: int = 0
     saved_deep: int = 0
     saved_layer: int = 0
     cast_deep: int = 0
@@ -65,6 +66,14 @@ class PackedSizes:
     def trained_bytes(self) -> int:
         """Bytes of the adapter, and of its gradients."""
         return _MASTER * self.trained
+
+    def new_gradients(self, *, accumulates: bool) -> int:
+        """Bytes of gradients that a backward pass makes before it ends, beside those of earlier passes.
+
+        A gradient is complete when all products of its layer have added to it. Only then it goes into that of earlier
+        passes, if the pass `accumulates`. So those of one layer exist twice.
+        """
+        return _MASTER * (self.trained_layer if accumulates else self.trained)
 
 
 def packed_sizes(
@@ -83,6 +92,7 @@ def packed_sizes(
     ]
     kept: dict[str, int] = {}
     cast: dict[str, int] = {}
+    trained: dict[str, int] = {}
     for parameter in {parameter.name: parameter for parameter, _ in adapted}.values():
         layer = parameter.name.rpartition(".")[0]
         inputs = parameter.rows if parameter.transposed else parameter.columns
@@ -90,7 +100,9 @@ def packed_sizes(
         kept[layer] = kept.get(layer, 0) + _WIDTH * (inputs + low) * _experts_of_token(parameter, config)
     for parameter, part in adapted:
         layer = parameter.name.rpartition(".")[0]
-        cast[layer] = cast.get(layer, 0) + _WIDTH * _factors(parameter, part, lora)
+        factors = _factors(parameter, part, lora)
+        cast[layer] = cast.get(layer, 0) + _WIDTH * factors
+        trained[layer] = trained.get(layer, 0) + factors
     return PackedSizes(
         modules=len(parts),
         weights=sum(parameter.elements for parameter in parameters),
@@ -98,7 +110,8 @@ def packed_sizes(
         plain_bytes=sum(rounded(_WIDTH * parameter.elements) for parameter in parameters),
         unpacked=max(_unpacked_bytes(parameter, lora) for parameter in parameters),
         adapted=len(adapted),
-        trained=sum(_factors(parameter, part, lora) for parameter, part in adapted),
+        trained=sum(trained.values()),
+        trained_layer=max(trained.values(), default=0),
         saved_deep=sum(kept.values()),
         saved_layer=max(kept.values(), default=0),
         cast_deep=sum(cast.values()),
@@ -117,6 +130,7 @@ def combined(groups: Iterable[PackedSizes]) -> PackedSizes:
         unpacked=max((one.unpacked for one in known), default=0),
         adapted=sum(one.adapted for one in known),
         trained=sum(one.trained for one in known),
+        trained_layer=max((one.trained_layer for one in known), default=0),
         saved_deep=sum(one.saved_deep for one in known),
         saved_layer=max((one.saved_layer for one in known), default=0),
         cast_deep=sum(one.cast_deep for one in known),

@@ -102,7 +102,7 @@ class Tracer:
         outside = self._experts.get(None, PackedSizes())
         held = weights + batch + (gradients if way.accumulates else 0) + outside.unpacked
         kept = tokens * outside.saved_deep + outside.cast_deep
-        late = 0 if way.accumulates else outside.trained_bytes
+        late = outside.new_gradients(accumulates=way.accumulates)
         return Peaks(
             load=weights + model.load_transient,
             loss=held + step.forward + (0 if way.checkpointing else kept),
@@ -121,14 +121,16 @@ class Tracer:
         for place, (ahead, back) in enumerate(zip(traced.forward, traced.backward, strict=True)):
             sizes = self._experts.get(place, PackedSizes())
             kept = tokens * sizes.saved_deep + sizes.cast_deep
-            new = 0 if way.accumulates else sizes.trained_bytes
+            new = sizes.new_gradients(accumulates=way.accumulates)
+            # Those of earlier passes exist already, and take them in at the end of the layer.
+            left = 0 if way.accumulates else new
             if way.checkpointing:
                 # The layer keeps something only while its backward pass runs it again.
                 forward.append(ahead)
-                backward.append(Segment(back.peak + kept + new, back.left + new))
+                backward.append(Segment(back.peak + kept + new, back.left + left))
             else:
                 forward.append(Segment(ahead.peak + kept, ahead.left + kept))
-                backward.append(Segment(back.peak + new, back.left - kept + new))
+                backward.append(Segment(back.peak + new, back.left - kept + left))
         return replace(traced, forward=tuple(forward), backward=tuple(backward))
 
     def _with_unpacked(self, traced: PassSegments) -> PassSegments:
