@@ -272,6 +272,10 @@ def test_default_values_are_the_defaults_of_the_operator() -> None:
     # The chart has empty values where the settings have none.
     assert rendered["trainer"].pop("network").keys() == expected["trainer"].pop("network").keys()
     assert rendered["trainer"].pop("tracking").keys() == expected["trainer"].pop("tracking").keys()
+    assert (rendered["cost"].pop("links"), expected["cost"].pop("links").keys()) == (
+        {},
+        {"withinNode", "betweenNodes"},
+    )
     assert rendered == expected
 
 
@@ -512,7 +516,7 @@ def test_schema_knows_every_value_and_no_other() -> None:
     known = schema_leaves(schema, schema["definitions"])
     blocks = {f"trainer.podDefaults.{name}" for name in ("prepare", "train", "merge", "securityContext")}
     blocks |= {"securityContext"}
-    blocks |= {"policy.limits"}
+    blocks |= {"policy.limits", "cost.links"}
     blocks |= {f"alertmanager.{name}" for name in ("slack", "email", "webhook")}
     free = {"resources.requests", "resources.limits", "trainer.podDefaults.nodeSelector", *blocks}
 

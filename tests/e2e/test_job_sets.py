@@ -12,7 +12,7 @@ from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs
-from tests.support.e2e.pairs import in_two_pods, live_through_an_eviction_and_a_suspension
+from tests.support.e2e.pairs import in_two_pods, live_through_an_eviction_and_a_suspension, trained
 from tests.support.e2e.queues import wait_for
 
 pytestmark = [
@@ -56,13 +56,7 @@ def test_a_job_set_trains_in_two_pods_through_an_eviction_and_a_suspension(room:
 
 def test_a_deleted_job_takes_its_job_set_and_its_pods_with_it(room: Kubectl) -> None:
     room.apply(in_two_pods("gone", maximumSteps=4000))
-    jobs.until(
-        room,
-        "gone",
-        "two pods",
-        seconds=300,
-        holds=lambda _: len(jobs.stage_pods(room, "gone", "train")) == 2,
-    )
+    trained(room, "gone", 1)
     assert owners(room, "gone") == {("JobSet", "FineTuneJob"), ("Job", "JobSet")}
     room("delete", "finetunejob", "gone", "--wait=true")
     wait_for("neither pods nor Jobs", seconds=120, holds=lambda: not owners(room, "gone"))

@@ -239,13 +239,17 @@ _sizings: dict[str, Feasible | Infeasible] = {}
 
 
 def _remembered_sizing(
-    request: SizingRequest, offers: Sequence[Offer], others: Callable[[], Sequence[Offer]]
+    request: SizingRequest,
+    offers: Sequence[Offer],
+    others: Callable[[], Sequence[Offer]],
+    *,
+    brief: bool,
 ) -> Feasible | Infeasible:
     """`sizing.decision.decide_training`, which takes a tenth of a life, computed once for equal arguments."""
-    key = repr((request, offers))
+    key = repr((request, offers, brief))
     found = _sizings.get(key)
     if found is None:
-        found = _sizings[key] = decide_training(request, offers, others)
+        found = _sizings[key] = decide_training(request, offers, others, brief=brief)
     return found
 
 

@@ -49,11 +49,22 @@ def test_a_remembered_signal_is_raised_where_the_work_begins() -> None:
     os.kill(os.getpid(), signal.SIGTERM)  # only remembered after the block
 
 
+def test_a_signal_before_the_imports_is_raised_after_them() -> None:
+    stop = Termination()
+    stop.begin()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Terminated, match="SIGTERM"):
+        stop.listen()
+    stop.listen()
+    assert stop.received is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "module", "function", "has_result"),
     [
         # Before the run spec is read there is no result, but the exit code tells.
+        ("train", "argparse", None, False),
         ("prepare", "pydantic", None, False),
         ("prepare", "torch", None, True),
         # Python turns any exception in this method, while a class is made, into a RuntimeError.

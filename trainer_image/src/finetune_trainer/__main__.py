@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from finetune_trainer.termination import TERMINATION, Terminated, raise_on_termination
+
+if __name__ == "__main__":
+    # The other imports take longer than a second on a busy node.
+    TERMINATION.begin()
+
 import argparse
 import logging
 import os
@@ -14,7 +20,6 @@ from finetune_trainer.contract.timestamps import rfc3339, utc_now
 from finetune_trainer.cpu import available_cpus, limit_threads
 from finetune_trainer.errors import StageError
 from finetune_trainer.kernels.cache import compile_kernels, use_shipped_kernels
-from finetune_trainer.termination import TERMINATION, Terminated, raise_on_termination
 
 if TYPE_CHECKING:
     from finetune_trainer.contract.result import Result

@@ -20,6 +20,7 @@ class Termination:
 
     def __init__(self) -> None:
         self._raises = True
+        self._begun = False
         self.received: str | None = None
         """Name of the first signal; None if there was none."""
 
@@ -29,9 +30,24 @@ class Termination:
         if self._raises:
             self.check()
 
+    def begin(self) -> None:
+        """Remember both signals until `listen`, which raises them. Call it before any other import.
+
+        The kernel drops a signal to the first process of a container as long as that has no handler. The pod would keep its
+        GPU for the whole grace period.
+        """
+        self._raises, self._begun, self.received = False, True, None
+        self._handle()
+
     def listen(self) -> None:
-        """Take both signals from here on."""
-        self._raises, self.received = True, None
+        """Take both signals from here on. Raises Terminated if one came since `begin`."""
+        self._raises, begun, self._begun = True, self._begun, False
+        self._handle()
+        if begun:
+            self.check()
+        self.received = None
+
+    def _handle(self) -> None:
         signal.signal(signal.SIGTERM, self.take)
         signal.signal(signal.SIGINT, self.take)
 

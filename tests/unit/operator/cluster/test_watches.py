@@ -71,7 +71,7 @@ def test_kopf_writes_nothing_and_watches_labeled_objects_only() -> None:
     assert settings.scanning.disabled
     assert settings.peering.standalone
     assert not settings.posting.enabled
-    assert len(settings.watching.label_selectors) == 3
+    assert len(settings.watching.label_selectors) == 4
     assert set(settings.watching.label_selectors.values()) == {"finetune.dev/job"}
 
 
