@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from finetune_operator.cluster.informer import Informer
 from finetune_operator.cluster.leader_election import Elector
-from finetune_operator.cluster.resources import NODES_PATH, jobs_path
+from finetune_operator.cluster.resources import JOB_SETS_GROUP_PATH, NODES_PATH, job_sets_path, jobs_path
 from finetune_operator.runtime.health import Role, liveness, readiness
 from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.runtime.replica import SPARE_WORKERS, Edges, Replica
@@ -116,6 +116,25 @@ def test_a_start_waits_until_the_api_server_lists_everything(path: str, status: 
         assert 60 <= server.requests.count(("GET", path)) <= 600
         server.failures.clear()
         await running.until(lambda: running.replica.vitals().seeded)
+        await running.end()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_job_sets_are_used_only_where_they_are_installed(
+    installed: bool,  # noqa: FBT001 -- a parameter of the table
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        server = ObjectServer()
+        if installed:
+            server.objects[JOB_SETS_GROUP_PATH] = {"metadata": {"name": "", "labels": {}}}
+        running = Running(loop, server, ALONE.model_copy(update={"job_sets": True}))
+        await running.until(lambda: running.replica.vitals().seeded)
+        assert running.replica.job_sets is installed
+        assert (("GET", job_sets_path()) in server.requests) is installed
+        assert ("install JobSet" in caplog.text) is not installed
         await running.end()
 
     run_virtual(main)
