@@ -17,7 +17,7 @@ def test_only_known_and_finite_numbers_are_in_the_document() -> None:
 def test_a_full_document_follows_the_schema() -> None:
     schema = json.loads((ROOT / "contract/progress.schema.json").read_text())["$defs"]["training"]
     full = TrainingMeasurements(
-        1, 2.0, 3, 4.0, 5.0, 6.0, datetime(2026, 1, 31, tzinfo=UTC), 7, 8, 9, 10, (0.1, 0.2)
+        1, 2.0, 3, 4.0, 5.0, 6.0, datetime(2026, 1, 31, tzinfo=UTC), 7, 8, 9, 10, (0.1, 0.2), (1, 2), (3, 4)
     )
     document = full.document()
     jsonschema.validate(document, schema)
