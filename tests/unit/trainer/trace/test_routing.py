@@ -33,6 +33,14 @@ def test_fewer_experts_than_asked_for_share_the_rows() -> None:
     assert rows_by_expert(7, 1, 2, 4) == {0: 4, 1: 4}
 
 
+def test_a_place_without_an_expert_gets_no_rows() -> None:
+    """Nemotron counts one place more than it has experts, and makes a vector of the hits."""
+    with FakeTensorMode(allow_non_fake_inputs=True), even_routing():
+        few, many = (torch.empty(size, dtype=torch.long).nonzero().squeeze(-1) for size in (5, 129))
+    assert [expert.item() for expert in few] == [0, 1, 2, 3]
+    assert [expert.item() for expert in many] == list(range(8))
+
+
 def test_other_searches_find_what_is_there() -> None:
     with even_routing():
         assert torch.eye(2).nonzero().tolist() == [[0, 0], [1, 1]]

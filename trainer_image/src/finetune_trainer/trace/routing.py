@@ -28,6 +28,18 @@ class _Chosen(int):
         return int(self)
 
 
+class _Hits(list[_Chosen]):
+    """The result of `nonzero`, of a mask with `size` places."""
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__(_Chosen(expert) for expert in range(count))
+        self._size = size
+
+    def squeeze(self, _dimension: int = -1) -> list[_Chosen]:
+        """Return the numbers as a vector. Nemotron, whose code asks for it, has one place more than experts."""
+        return self[: self._size - 1]
+
+
 @contextmanager
 def even_routing(experts: int | None = EXPERTS) -> Iterator[None]:
     """Let code find even routing over `experts` in place of the positions that a mask holds; None is all of them.
@@ -42,7 +54,7 @@ def even_routing(experts: int | None = EXPERTS) -> Iterator[None]:
         if mask.ndim != 1:
             return nonzero(mask, *arguments, **named)
         count = mask.shape[0] if experts is None else min(experts, mask.shape[0])
-        return [_Chosen(expert) for expert in range(count)]
+        return _Hits(count, mask.shape[0])
 
     def places(*arguments: Any, **named: Any) -> Any:
         if len(arguments) != 1 or named:
