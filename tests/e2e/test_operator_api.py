@@ -26,7 +26,8 @@ from finetune_operator.cluster.rate_limiter import TokenBucket
 from finetune_operator.cluster.resources import Cluster, batch_jobs_path, claims_path, jobs_path
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
 from finetune_operator.manifests.jobs import build_job, build_workspace_claim
-from finetune_operator.observed.observation import JobRecord, project_job
+from finetune_operator.observed.observation import JobRecord
+from finetune_operator.observed.projection import project_job
 from finetune_operator.settings import TrainerSettings
 from finetune_operator.sizing.hosts import HostNeeds
 from finetune_operator.status.events import Transition

@@ -22,7 +22,8 @@ from finetune_operator.lifecycle import advance, decide
 from finetune_operator.lifecycle.actions import Action, CreateJob
 from finetune_operator.lifecycle.reconciliation import Reconciliation
 from finetune_operator.lifecycle.steps import attempt, cleanup, lost_nodes, start
-from finetune_operator.observed.observation import ChildJob, JobRecord, Key, project_child
+from finetune_operator.observed.observation import ChildJob, JobRecord, Key
+from finetune_operator.observed.projection import project_child
 from finetune_operator.runtime import controller
 from finetune_operator.runtime.controller import Controller
 from finetune_operator.status.draft import StatusDraft

@@ -29,15 +29,9 @@ from finetune_operator.cluster.workqueue import WorkQueue
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.errors import ApiError
 from finetune_operator.observed.lost_nodes import lost_node
-from finetune_operator.observed.observation import (
-    ChildJob,
-    Key,
-    project_child,
-    project_claim,
-    project_job,
-    project_pod,
-)
+from finetune_operator.observed.observation import ChildJob, Key
 from finetune_operator.observed.ownership import key_of
+from finetune_operator.observed.projection import project_child, project_claim, project_job, project_pod
 from finetune_operator.observed.urgency import Urgency, child_urgency, job_urgency, pod_urgency
 from finetune_operator.sizing.gpus.nodes import project_node
 

@@ -15,7 +15,7 @@ from finetune_operator.cluster.resources import (
     pods_path,
 )
 from finetune_operator.errors import ApiError, ChildRejectedError, ConflictError
-from finetune_operator.observed.observation import project_job
+from finetune_operator.observed.projection import project_job
 
 from tests.support.api_server import ObjectServer, serving
 from tests.support.operator import UID, make_job, make_spec

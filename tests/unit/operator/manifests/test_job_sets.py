@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from finetune_operator.manifests.job_sets import as_job_set
-from finetune_operator.observed.observation import project_child, project_pod
 from finetune_operator.observed.ownership import key_of
+from finetune_operator.observed.projection import project_child, project_pod
 
 from tests.support.operator import UID
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.formats import parse_time
-from finetune_operator.observed.observation import Pod, project_pod
+from finetune_operator.observed.observation import Pod
+from finetune_operator.observed.projection import project_pod
 
 CREATED = "2026-11-24T09:00:00Z"
 WAITS = {"waiting": {"reason": "PodInitializing"}}

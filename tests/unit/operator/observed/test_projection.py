@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from finetune_operator.api.formats import parse_time
 from finetune_operator.api.stages import Stage
-from finetune_operator.observed.observation import (
+from finetune_operator.observed.ownership import key_of
+from finetune_operator.observed.projection import (
     project_child,
     project_claim,
     project_job,
     project_pod,
 )
-from finetune_operator.observed.ownership import key_of
 
 CREATED = "2026-11-24T09:00:00Z"
 
