@@ -1,14 +1,14 @@
 #!/bin/bash
-# Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the tools that
-# kube-proxy and the images use. With the argument `prometheus`, installs Prometheus, promtool and amtool instead, with
+# Installs the Debian packages that the dev cluster needs: the container runtime, its network plugins, and the programs
+# that kube-proxy and the images use. With the argument `prometheus`, installs Prometheus, promtool and amtool instead, with
 # `redis` Redis and Git, which Argo CD needs, with `shells` zsh and fish, and with `builder` what builds images without Docker.
 # Does nothing if every program is installed. It starts no service: the dev cluster starts its own containerd, inside its own
 # namespaces.
 set -euo pipefail
 
-packages=(ca-certificates busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc)
+packages=(ca-certificates busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc tini)
 needed=(/bin/busybox /usr/bin/containerd /usr/bin/ctr /usr/bin/containerd-shim-runc-v2 /usr/lib/cni/bridge
-  /usr/lib/cni/host-local /usr/lib/cni/loopback /usr/lib/cni/portmap ip iptables nft runc)
+  /usr/lib/cni/host-local /usr/lib/cni/loopback /usr/lib/cni/portmap ip iptables nft runc tini)
 say() { echo "[apt] $*"; }
 fail() { echo "[apt] error: $*" >&2; exit 1; }
 

@@ -51,9 +51,12 @@ def test_the_user_without_a_name_has_a_home_that_pods_can_write_to(path: Path) -
 
 @each_dockerfile
 def test_entry_point_is_the_package_and_the_labels_exist(path: Path) -> None:
-    package = {"operator": "finetune_operator", "trainer_image": "finetune_trainer"}[path.parent.name]
+    entry = {
+        "operator": '["python", "-m", "finetune_operator"]',
+        "trainer_image": '["tini", "--", "python", "-m", "finetune_trainer"]',
+    }
     stage = final_stage(path)
-    assert f'ENTRYPOINT ["python", "-m", "{package}"]' in stage
+    assert f"ENTRYPOINT {entry[path.parent.name]}" in stage
     labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", stage))
     assert labels == {"title", "description", "licenses", "version", "revision"}
 
@@ -81,6 +84,12 @@ def test_trainer_has_the_compiler_that_triton_needs() -> None:
         "the final stage starts from the one with the compiler"
     )
     assert all(package in text for package in ("gcc", "libc6-dev", "python3-dev"))
+
+
+def test_the_trainer_has_its_first_process() -> None:
+    """Debian's package, as that of the dev cluster, where a test ends a trainer that handles no signal yet."""
+    text = (ROOT / "trainer_image/Dockerfile").read_text()
+    assert re.search(r"apt-get install [^&]* tini\b", text)
 
 
 @each_dockerfile

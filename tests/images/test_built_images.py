@@ -82,9 +82,12 @@ def test_an_image_has_neither_an_installer_nor_the_certificates_of_this_machine(
 @each_image
 def test_an_image_runs_its_package_as_an_unprivileged_user(image: str) -> None:
     config = json.loads(buildah("inspect", "--type", "image", name_of(image)))["OCIv1"]["config"]
-    package = {"operator": "finetune_operator", "trainer": "finetune_trainer"}[image]
+    entry = {
+        "operator": ["python", "-m", "finetune_operator"],
+        "trainer": ["tini", "--", "python", "-m", "finetune_trainer"],
+    }
     assert config["User"] == "65532:65532"
-    assert config["Entrypoint"] == ["python", "-m", package]
+    assert config["Entrypoint"] == entry[image]
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,11 @@ class ThinImage:
     user: int = NONROOT
 
 
-def product_image(name: str, module: str) -> ThinImage:
-    """Return the image `name` that runs the Python module `module` of this checkout in the checkout's environment."""
+def product_image(name: str, module: str, *first: str) -> ThinImage:
+    """Return the image `name` that runs the Python module `module` of this checkout in the checkout's environment.
+
+    `first` is the program that starts it, with its arguments.
+    """
     sources = ("operator/src", "trainer_image/src", "cli/src")
     environment = {
         # HOME can be read-only, so all caches of libraries go to the one folder that pods must make writable.
@@ -73,13 +76,13 @@ def product_image(name: str, module: str) -> ThinImage:
         # scripts/tools/compile_kernels.sh compiles them for exactly this path.
         "FINETUNE_KERNELS": f"{PRODUCT_ROOT}/.cache/kernels",
     }
-    return ThinImage(name, [f"{PRODUCT_ROOT}/.venv/bin/python", "-m", module], environment)
+    return ThinImage(name, [*first, f"{PRODUCT_ROOT}/.venv/bin/python", "-m", module], environment)
 
 
 PAUSE = ThinImage(PAUSE_IMAGE, ["/bin/sleep", "2147483647"])
 PRODUCT_IMAGES = (
     product_image(OPERATOR_IMAGE, "finetune_operator"),
-    product_image(TRAINER_IMAGE, "finetune_trainer"),
+    product_image(TRAINER_IMAGE, "finetune_trainer", "tini", "--"),
 )
 
 
