@@ -21,10 +21,10 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
-from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import incluster_config
 
 from finetune_operator.cluster.apply_body import APPLY, encode_apply
+from finetune_operator.cluster.connections import PooledTransport
 from finetune_operator.cluster.credentials import ServiceAccountToken, replaced_token
 from finetune_operator.cluster.fence import Fence, elapsed_time
 from finetune_operator.cluster.outage import Outage
@@ -97,19 +97,6 @@ class _TokenRefusedError(ApiError):
         self.token = token
 
 
-class _FencedTransport(RESTClientObject):
-    """The library's transport with sockets that send nothing while the fence is closed."""
-
-    def __init__(self, configuration: kubernetes_client.Configuration, fence: Fence) -> None:
-        super().__init__(configuration)
-        self._fence = fence
-
-    def _create_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(
-            limit=self.maxsize, ssl=self.ssl_context, socket_factory=self._fence.open_socket
-        )
-
-
 class ApiClient:
     """One connection pool to one API server."""
 
@@ -128,9 +115,10 @@ class ApiClient:
         self.fence = Fence(clock)
         """Holds back all writes but those of the Lease."""
         self._api = kubernetes_client.ApiClient(configuration)
+        self._api.rest_client = PooledTransport(configuration)
         # Writes have connections of their own, because their sockets know the fence.
         self._writes = kubernetes_client.ApiClient(configuration)
-        self._writes.rest_client = _FencedTransport(configuration, self.fence)
+        self._writes.rest_client = PooledTransport(configuration, self.fence)
         self._bucket = bucket
         self._clock = clock
         self._observe = observe
