@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_operator.api.quantities import GIB
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.sizing.decision import Feasible, decide_training
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.products import find_product
@@ -37,12 +38,26 @@ NAMES = (
     "Mistral Large 2 123B",
     "Llama 3.1 405B",
 )
-_CONFIGS = json.loads((ROOT / "benchmarks/models/results.json").read_text(encoding="utf-8"))["formula"]
-MODELS: dict[str, dict[str, Any]] = {name: _CONFIGS[name] for name in NAMES}
-"""The sizes of each published config.json, which docs/models.md also uses."""
+MIXTURES = (
+    "Qwen3 30B A3B",
+    "Mixtral 8x7B",
+    "Qwen3 Next 80B A3B",
+    "GLM 4.5 Air",
+    "gpt-oss 120B",
+    "Mixtral 8x22B",
+    "MiniMax M2",
+    "Qwen3 235B A22B",
+    "GLM 4.5",
+)
+_KEPT = json.loads((ROOT / "benchmarks/models/results.json").read_text(encoding="utf-8"))
+MODELS: dict[str, dict[str, Any]] = {
+    **{name: _KEPT["formula"][name] for name in NAMES},
+    **{name: _KEPT["sizes"][name] for name in MIXTURES},
+}
+"""The sizes of each published config.json, or its trace, which docs/models.md also uses."""
 
 
-def cell(config: dict[str, Any], memory: int, gpus: int) -> str:
+def cell(model: dict[str, Any], memory: int, gpus: int) -> str:
     """Return how so many GPUs of `memory` GB train a model, and the GiB that it needs on each."""
     product = find_product(PRODUCTS[memory])
     if product is None:
@@ -57,7 +72,10 @@ def cell(config: dict[str, Any], memory: int, gpus: int) -> str:
             "resources": {"gpus": gpus},
         }
     )
-    request = SizingRequest(spec, model_shape(config), TOKENS)
+    if "trace" in model:
+        request = SizingRequest(spec, None, TOKENS, trace=MemoryTrace.model_validate(model["trace"]))
+    else:
+        request = SizingRequest(spec, model_shape(model), TOKENS)
     found = decide_training(request, [Offer(product, spec.resources.gpu_resource_name, gpus)])
     if not isinstance(found, Feasible):
         return "-"
@@ -78,12 +96,13 @@ def section() -> str:
         "`whole` is a replica on each GPU, and `part` a part of the frozen weights.",
         "The number is the estimated memory on each GPU in GiB; the ladder uses room that a GPU has.",
         "With `?` it fits without margin, and `-` does not fit.",
+        "Mixtures of experts are sized by their traces, with adapters on all experts.",
         "",
         f"| model | {' | '.join(f'{gpus} x {memory} GB' for memory, gpus in columns)} |",
         f"|---|{'---|' * len(columns)}",
     ]
-    for name, config in MODELS.items():
-        lines.append(f"| {name} | {' | '.join(cell(config, *column) for column in columns)} |")
+    for name, model in MODELS.items():
+        lines.append(f"| {name} | {' | '.join(cell(model, *column) for column in columns)} |")
     return "\n".join([*lines, "", END])
 
 

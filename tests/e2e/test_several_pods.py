@@ -47,6 +47,7 @@ def test_two_pods_train_as_one_through_an_eviction_and_a_suspension(room: Kubect
 def test_a_lost_node_and_a_missing_gpu_give_back_the_gpu_of_the_other_pod(
     room: Kubectl, pretend_nodes: PretendNodes
 ) -> None:
+    """The pods share the frozen weights. Each loads its part anew when all have GPUs."""
     container = {
         "name": "main",
         "image": "registry.invalid/none:1",
@@ -57,7 +58,7 @@ def test_a_lost_node_and_a_missing_gpu_give_back_the_gpu_of_the_other_pod(
     room.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other"}, "spec": pod})
     room("wait", "pod/other", "--for=condition=PodScheduled", "--timeout=60s")
     pretend_nodes.add(gpu_node("pretend-half", Gpus(count=1)))
-    room.apply(in_two_pods("half", maximumSteps=2))
+    room.apply(in_two_pods("half", maximumSteps=2, parallelism="FullyShard"))
     jobs.until(
         room, "half", "a pod on each node", seconds=300,
         holds=lambda _: {each["spec"].get("nodeName") for each in jobs.stage_pods(room, "half", "train")}
@@ -73,3 +74,4 @@ def test_a_lost_node_and_a_missing_gpu_give_back_the_gpu_of_the_other_pod(
     room("delete", "pod", "other", "--grace-period=0", "--force")
     ended = product.follow(room, "half", seconds=400)
     assert product.condition(ended, "Succeeded")["status"] == "True", ended["status"]
+    assert ended["status"]["plan"]["training"]["parallelism"] == "FullyShard"

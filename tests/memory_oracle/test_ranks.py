@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from finetune_operator.contract.memory_trace import MemoryTrace
 from finetune_operator.sizing.memory.estimate import estimate
 from finetune_operator.sizing.memory.shape import model_shape
 from finetune_operator.sizing.memory.stack import DEFAULT_STACK
+from finetune_operator.sizing.memory.traced import traced_estimate
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
+from finetune_trainer.contract.memory_trace import TraceRequest
+from finetune_trainer.trace.command import traced
 
 from tests.support.memory_oracle.cases import CONFIGS
 from tests.support.memory_oracle.fake_ranks import run_rank
+from tests.support.memory_oracle.fake_run import plan_spec
+from tests.support.memory_oracle.published import BY_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +55,29 @@ def test_the_estimate_of_a_rank_agrees_with_its_step(name: str, case: TrainingPl
     config = {**CONFIGS[name], "num_hidden_layers": LAYERS}
     found = run_rank(config, case)
     estimated = estimate(model_shape(config), case, DEFAULT_STACK)
+    assert estimated.visible_peak_bytes == pytest.approx(found.peak_bytes, rel=LARGEST_DIFFERENCE)
+
+
+EXPERTS = BY_NAME["OLMoE 7B A1B"].with_layers(LAYERS).document
+
+
+@pytest.mark.parametrize(
+    ("ranks", "weights"),
+    [
+        (2, "Quantized"),
+        pytest.param(8, "Quantized", marks=pytest.mark.full),
+        pytest.param(4, "Dequantized", marks=pytest.mark.full),
+    ],
+)
+def test_the_trace_of_a_mixture_of_experts_agrees_with_the_step_of_a_rank(ranks: int, weights: str) -> None:
+    case = plan(ranks, "FullyShard", length=256, gradient_accumulation=2, weights=weights)
+    answered = traced(
+        TraceRequest(training=plan_spec(case).training, config=EXPERTS, length=case.sequence_length)
+    )
+    assert answered.trace is not None, answered.problem
+    trace = MemoryTrace.model_validate(answered.trace.document())
+    estimated = traced_estimate(trace, case, DEFAULT_STACK)
+    found = run_rank(EXPERTS, case)
     assert estimated.visible_peak_bytes == pytest.approx(found.peak_bytes, rel=LARGEST_DIFFERENCE)
 
 

@@ -14,6 +14,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from finetune_trainer.contract.run_spec import RunSpec
 from finetune_trainer.model.safetensors_file import read_header
+from finetune_trainer.proof.small_run import small_model
 from finetune_trainer.quantization.quantize import quantize_model
 from finetune_trainer.sources.model import DirectoryModel
 from finetune_trainer.telemetry.reporter import NullReporter
@@ -22,6 +23,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout, write_json_atomic
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     LlamaConfig,
@@ -152,6 +154,17 @@ def prepare_by_trainer(root: Path, base: Path, rows: int = 24, held_out: int = 8
     result = PREPARE.model_copy(update={"dataset": dataset, "model": model.result()})
     write_marker(layout, "prepare", SPEC_HASH, result.document())
     return layout
+
+
+def prepare_small(root: Path, kind: str) -> WorkspaceLayout:
+    """Write a small random model of a type of transformers to `root`/base, and the results of PREPARE to `root`/workspace."""
+    tokenizer = small_tokenizer()
+    config = AutoConfig.for_model(kind)
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    config.bos_token_id = None
+    small_model(config).to(torch.bfloat16).save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    return prepare_by_trainer(root / "workspace", root / "base")
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

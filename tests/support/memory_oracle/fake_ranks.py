@@ -20,8 +20,12 @@ from finetune_operator.sizing.memory.training_plan import TrainingPlan
 from finetune_trainer.model.dequantized import DequantizedLinear, dequantize_weights
 from finetune_trainer.model.load import cast_model, compute_dtype, quantized_modules
 from finetune_trainer.model.output_head import gathered, language_model, output_head
+from finetune_trainer.model.packed_parameters import PackedParameter, packed_parameters
+from finetune_trainer.model.packed_weight import packed_weights
+from finetune_trainer.model.sharding import packed as packed_module
 from finetune_trainer.model.sharding.linear import ShardedLinear4bit, stand_in
 from finetune_trainer.model.sharding.load import Shell
+from finetune_trainer.model.sharding.packed import ShardedPackedWeight, pieces_of
 from finetune_trainer.stages.train.adapter import add_adapter
 from finetune_trainer.stages.train.ranks import gradients as gradients_module
 from finetune_trainer.stages.train.ranks.gradients import SharedGradients
@@ -159,8 +163,22 @@ def _shell(model: Any, plan: TrainingPlan) -> Shell:
             shell.sources[sharded, "weight"] = _reader((1,), torch.uint8)
             shell.sources[sharded, "absmax"] = _reader((1,), torch.uint8)
         model.set_submodule(name, sharded)
+    for parameter in packed_parameters(model):
+        _add_packed(shell, parameter)
     model.tie_weights()
     return shell
+
+
+def _add_packed(shell: Shell, parameter: PackedParameter) -> None:
+    path, _, name = parameter.name.rpartition(".")
+    owner = shell.model.get_submodule(path)
+    del owner._parameters[name]
+    blocks = {piece.part.tensor: piece.blocks for piece in pieces_of(parameter)}
+    with patch.object(packed_module, "_state", _nested_constants):
+        weight = ShardedPackedWeight(parameter, blocks)  # type: ignore[arg-type]
+    setattr(owner, name, weight)
+    shell.sources[weight, "packed"] = _reader((1,), torch.uint8)
+    shell.sources[weight, "absmax"] = _reader((1,), torch.uint8)
 
 
 def _part(shell: Shell, plan: TrainingPlan, mesh: DeviceMesh) -> Any:
@@ -169,9 +187,14 @@ def _part(shell: Shell, plan: TrainingPlan, mesh: DeviceMesh) -> Any:
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     head = model.get_output_embeddings()
     for module in model.modules():
-        state = getattr(module, "quant_state", None) or getattr(module, "constants", None)
-        for one in (state, getattr(state, "state2", None)):
-            _fake_attributes(one)
+        states = [getattr(module, "quant_state", None) or getattr(module, "constants", None)]
+        if isinstance(module, ShardedPackedWeight):
+            places: Any = module.parts
+            known = {id(place.constants): place.constants for matrix in places._places for place in matrix}
+            states = list(known.values())
+        for state in states:
+            for one in (state, getattr(state, "state2", None)):
+                _fake_attributes(one)
         _fake_attributes(module)
         for name, value in module._parameters.items():
             if value is None or not value.is_meta or (tied and module is head):
@@ -186,11 +209,13 @@ def _part(shell: Shell, plan: TrainingPlan, mesh: DeviceMesh) -> Any:
             if value is not None and value.is_meta:
                 module._buffers[name] = torch.empty(value.shape, dtype=value.dtype)
     model.is_loaded_in_4bit = True
+    model.requires_grad_(requires_grad=False)
     names = [
         name
         for name, module in model.named_modules()
         if isinstance(module, ShardedLinear4bit | DequantizedLinear)
     ]
+    names += [part.module for weight in packed_weights(model).values() for part in weight.parameter.parts]
     adapted = add_adapter(model, plan_spec(plan).training.lora, names)
     shell.fill(adapted, mesh)
     return adapted
@@ -198,14 +223,19 @@ def _part(shell: Shell, plan: TrainingPlan, mesh: DeviceMesh) -> Any:
 
 def _constants(layer: Any) -> Any:
     """Return the constants of a layer with the sizes that a checkpoint gives them, without those of its blocks."""
-    blocks = -(-layer.in_features * layer.out_features // 64)
+    found = _nested_constants(-(-layer.in_features * layer.out_features // 64))
+    found.shape = torch.Size((layer.out_features, layer.in_features))
+    return found
+
+
+def _nested_constants(blocks: int) -> Any:
+    """Return the constants of a weight with so many blocks, without those of the blocks."""
     made: Any = QuantState
     second = made(
         absmax=torch.empty(-(-blocks // 256)), blocksize=256, code=torch.empty(256), dtype=torch.float32
     )
     return made(
         absmax=torch.empty(0, dtype=torch.uint8),
-        shape=torch.Size((layer.out_features, layer.in_features)),
         dtype=compute_dtype("cuda"),
         blocksize=64,
         code=torch.empty(16),

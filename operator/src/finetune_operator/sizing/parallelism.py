@@ -18,12 +18,15 @@ from finetune_operator.sizing.memory.shape import ModelShape
 def sharing_obstacle(training: Training, shape: ModelShape | None, trace: MemoryTrace | None) -> str | None:
     """Say why the frozen weights of a model cannot be shared out to GPUs; None if they can.
 
-    A dense model of a known `shape` has linear layers of its own. Of another one, only the `trace` tells.
+    A model of a known `shape` has layers that can be gathered one by one. Of another one, only the `trace` tells.
     """
     if training.lora.variant == "DoRA":
         return "DoRA needs whole weights"
     if shape is None and (trace is None or trace.sharing is None):
-        return "the model has weights that are no linear layers of their own, or no layers that can be gathered one by one"
+        return (
+            "its layers cannot be gathered one by one, several of its 4-bit layers are rows of one tensor, or an older trainer "
+            "image cannot share its experts"
+        )
     return None
 
 

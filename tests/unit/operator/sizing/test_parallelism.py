@@ -136,7 +136,7 @@ def test_only_a_trace_tells_if_a_model_of_an_unknown_family_can_be_shared() -> N
     training = Training()
     assert sharing_obstacle(training, mistral(), None) is None
     assert sharing_obstacle(training, None, trace(sharing=GROUPS)) is None
-    assert "no linear layers" in (sharing_obstacle(training, None, trace()) or "")
+    assert "cannot be gathered one by one" in (sharing_obstacle(training, None, trace()) or "")
 
 
 def test_a_model_that_cannot_be_shared_is_refused_with_a_remedy() -> None:

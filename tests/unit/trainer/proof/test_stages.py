@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from finetune_trainer.errors import Reason, StageError
-from finetune_trainer.proof.small_run import small_model
 from finetune_trainer.stages.merge.stage import merge
 from finetune_trainer.stages.train.stage import train
 from finetune_trainer.telemetry.reporter import NullReporter
 from finetune_trainer.workspace.layout import WorkspaceLayout
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from tests.support.workspaces import prepare_by_trainer, run_spec, small_tokenizer
+from tests.support.workspaces import prepare_small, run_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,18 +58,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def workspace(kind: str) -> Path:
         if kind not in made:
-            root = tmp_path_factory.mktemp("packed")
-            tokenizer = small_tokenizer()
-            config = AutoConfig.for_model(kind)
-            config.eos_token_id, config.pad_token_id, config.bos_token_id = (
-                tokenizer.eos_token_id,
-                tokenizer.pad_token_id,
-                None,
-            )
-            small_model(config).to(torch.bfloat16).save_pretrained(root / "base")
-            tokenizer.save_pretrained(root / "base")
-            prepare_by_trainer(root / "workspace", root / "base")
-            made[kind] = root / "workspace"
+            made[kind] = prepare_small(tmp_path_factory.mktemp("packed"), kind).root
         return made[kind]
 
     return workspace

@@ -67,7 +67,7 @@ def chunks(count: int, vocabulary: int) -> Iterator[slice]:
 
 def is_sharded(model: Any) -> bool:
     """Return whether the weights of a language model are shared out to ranks (`model.sharding`)."""
-    return hasattr(body(language_model(model)), "unshard")
+    return hasattr(language_model(model).get_input_embeddings(), "unshard")
 
 
 @contextmanager

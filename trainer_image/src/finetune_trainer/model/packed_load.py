@@ -39,7 +39,7 @@ def has_packed_parameters(config: Any) -> bool:
 
     So it is if not all of its matrices are plain, or if its weight files hold a linear layer in another way than the model.
     """
-    model = _built(config, "eager", torch.bfloat16, buffers=True)
+    model = built_empty(config, "eager", torch.bfloat16, buffers=True)
     if packed_names(model) or kept_layers(model):
         return True
     places = weight_places(model, ())
@@ -57,7 +57,7 @@ def load_packed(path: Path, config: Any, dtype: torch.dtype, device: torch.devic
 
     Raises StageError(QuantizationMismatch) if a tensor is missing.
     """
-    model = _built(config, attention, dtype)
+    model = built_empty(config, attention, dtype)
     parameters = packed_parameters(model)
     places = weight_places(model, {parameter.name for parameter in parameters})
     with _Tensors(path, device) as tensors:
@@ -84,8 +84,11 @@ def load_packed(path: Path, config: Any, dtype: torch.dtype, device: torch.devic
     return model.eval()
 
 
-def _built(config: Any, attention: str, dtype: torch.dtype, *, buffers: bool = False) -> Any:
-    """Build the model without memory for its weights; `buffers` are also without values then."""
+def built_empty(config: Any, attention: str, dtype: torch.dtype, *, buffers: bool = False) -> Any:
+    """Build the model of a `config` without memory for its weights; with `buffers`, these have no values either.
+
+    The config loses its `quantization_config`.
+    """
     if hasattr(config, "quantization_config"):
         # The model is built as it is without quantization, and its linear layers are replaced one by one.
         del config.quantization_config

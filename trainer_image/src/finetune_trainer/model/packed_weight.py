@@ -74,6 +74,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
         """`parts` has for each expert the rows in order."""
         super().__init__(parameter)
         self.parts = parts
+        self.parts_of_matrix = len({part.first for part in parameter.parts})
         self.lora_A = torch.nn.ParameterDict()
         self.lora_B = torch.nn.ParameterDict()
         self.lora_magnitude_vector = torch.nn.ParameterDict()
@@ -102,7 +103,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
 
     def add_adapter(self, lora: Lora, generator: torch.Generator | None = None) -> None:
         """Add an adapter that changes nothing yet. Its weights are float32, as `stages.train.master_weights` says."""
-        parameter, count = self.parameter, len(self.parts[0])
+        parameter, count = self.parameter, self.parts_of_matrix
         rows = parameter.rows // count
         inputs, outputs = (rows, parameter.columns) if parameter.transposed else (parameter.columns, rows)
         shape = (parameter.experts, count)
@@ -149,7 +150,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
         magnitude = self.lora_magnitude_vector[_ADAPTER].detach() if self.lora_magnitude_vector else None
         found = {}
         for part in self.parameter.parts:
-            row = part.first // (self.parameter.rows // len(self.parts[0]))
+            row = part.first // (self.parameter.rows // self.parts_of_matrix)
             place: Any = (slice(None) if part.expert is None else part.expert, row)
             if self.parameter.is_conv1d:
                 place = (0, row)
@@ -213,6 +214,7 @@ def packed_adapters(model: Any) -> dict[str, torch.nn.Parameter]:
         f"{name}.{own.removesuffix(f'.{_ADAPTER}')}": parameter
         for name, weight in packed_weights(model).items()
         for own, parameter in weight.named_parameters()
+        if own.startswith("lora_")
     }
 
 

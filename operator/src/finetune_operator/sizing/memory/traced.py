@@ -28,6 +28,8 @@ _KIB = 1024
 _VECTORS = "norms and other parameters"
 _NESTED, _WEIGHTS_OF_NESTED = 4, 64 * 256
 """Bytes of a constant of the second level of NF4, and the weights that share it. It stays whole on every rank."""
+_TABLES = sum(map(allocated, (16 * 4, 256 * 4, 4)))
+"""Bytes of the tables of both levels of NF4 and of the offset, which each matrix of an expert has by itself."""
 _WIDTH = 2
 """Bytes of a dequantized weight."""
 
@@ -113,7 +115,10 @@ def _own(trace: MemoryTrace, plan: TrainingPlan) -> Iterator[MemoryItem]:
         else:
             yield MemoryItem(item.name, -(-item.bytes // plan.ranks), f"1/{plan.ranks} of {item.formula}")
     if plan.parallelism == "FullyShard":
-        size = _NESTED * -(-trace.quantized.parameters // _WEIGHTS_OF_NESTED)
+        groups = [group for group in (trace.quantized, trace.experts) if group is not None]
+        size = sum(_NESTED * -(-group.parameters // _WEIGHTS_OF_NESTED) for group in groups)
+        # A model has thousands of experts, and few other matrices.
+        size += 0 if trace.experts is None else _TABLES * trace.experts.modules
         yield MemoryItem("whole constants", size, f"{_NESTED} B for {_WEIGHTS_OF_NESTED:,} weights")
 
 

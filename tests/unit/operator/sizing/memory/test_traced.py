@@ -136,3 +136,22 @@ def test_the_difference_is_a_share_of_the_traced_peak() -> None:
     one, other = (traced_estimate(each, PLAN, DEFAULT_STACK) for each in (high, low))
     assert difference(one, other) == pytest.approx(1.0)
     assert difference(other, one) == pytest.approx(-0.5)
+
+
+def test_ranks_share_experts_but_for_the_tables_of_each() -> None:
+    groups = {
+        "layers": 2,
+        "layerBytes": 4_000_000,
+        "dequantizedLayerBytes": 5_000_000,
+        "embeddingBytes": 200_000,
+        "headBytes": 200_000,
+    }
+    experts = {"modules": 96, "parameters": 4_000_000, "bytes": 8_000_000}
+    plan = replace(PLAN, ranks=4, parallelism="FullyShard")
+    found = traced_estimate(trace(sharing=groups, experts=experts), plan, DEFAULT_STACK)
+    loading = {term.name: term.bytes for term in found.terms if term.phase is Phase.LOAD}
+    assert loading["experts in NF4"] == 2_000_000
+    # A float of the second level for 16,384 weights, and 2 KiB of tables for each matrix of an expert.
+    assert loading["whole constants"] == 4 * (62 + 245) + 96 * 2048
+    running = {term.name: term.bytes for term in found.terms if term.phase is Phase.RECOMPUTE}
+    assert running["gathered weights"] == 2 * 4_000_000

@@ -10,24 +10,27 @@ import torch
 from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.load import load_quantized, quantized_modules
+from finetune_trainer.model.packed_weight import packed_weights
 from finetune_trainer.model.sharding import load
 from finetune_trainer.model.sharding.load import load_shell
-from finetune_trainer.workspace.layout import WorkspaceLayout
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
-from transformers import GPT2Config, MixtralConfig
 
 from tests.support.ranks import imagined_rank
-from tests.support.workspaces import prepare, write_base
+from tests.support.workspaces import prepare, prepare_small, write_base
+
+PACKED = ("qwen3_moe", "gpt_oss", "gpt2", "kimi_linear")
+"""A tensor for each matrix of an expert, one for all experts with biases, `Conv1D`, and a matrix of several tensors."""
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral"])
+@pytest.fixture(scope="module", params=["llama", "mistral", *PACKED])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the checkpoint of a model, with tied embeddings and with a head of its own."""
+    """Return the checkpoint of a model: with tied embeddings, with a head of its own, and with matrices in other forms."""
     root = tmp_path_factory.mktemp(f"sharded-{request.param}")
+    if request.param in PACKED:
+        return prepare_small(root, request.param).quantized_model
     write_base(root / "base", request.param, shard="60KB", hidden_size=48, num_attention_heads=4)
-    prepare(root / "workspace", root / "base")
-    return WorkspaceLayout(root / "workspace").quantized_model
+    return prepare(root / "workspace", root / "base").quantized_model
 
 
 def _parts(checkpoint: Path, ranks: int, *, dequantized: bool) -> list[dict[str, torch.Tensor]]:
@@ -55,6 +58,11 @@ def _expected(checkpoint: Path, *, dequantized: bool) -> dict[str, torch.Tensor]
     if dequantized:
         dequantize_weights(model)
         scales = {}
+    for name, weight in packed_weights(model).items():
+        # Tensors of the weight files one after another; one of several matrices has those of all experts.
+        rows = [rows for expert in weight.parts for rows in expert]
+        scales[f"{name}.packed"] = torch.cat([each.packed for each in rows])[:, None]
+        scales[f"{name}.absmax"] = torch.cat([each.scales for each in rows])[:, None]
     return {**{name: value.data for name, value in model.named_parameters()}, **scales}
 
 
@@ -97,27 +105,28 @@ def test_a_rank_reads_and_holds_its_share(checkpoint: Path, monkeypatch: pytest.
         assert sum(value.nbytes for value in part.values()) <= vectors + matrices * 0.26
 
 
-@pytest.mark.parametrize("config", [MixtralConfig, GPT2Config])
-def test_weights_that_are_no_linear_layers_are_refused_with_the_remedy(config: Any, tmp_path: Path) -> None:
-    config().save_pretrained(tmp_path)
-    with pytest.raises(
-        StageError, match="no linear layers of their own; use parallelism DataParallel"
-    ) as caught:
-        load_shell(tmp_path, "cpu", dequantized=False)
+def test_layers_that_are_rows_of_another_tensor_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    checkpoint = prepare_small(tmp_path, "sarvam_moe").quantized_model
+    remedy = "q_proj.weight of sarvam_moe as rows of another one; use parallelism DataParallel, or one GPU"
+    with pytest.raises(StageError, match=remedy) as caught:
+        load_shell(checkpoint, "cpu", dequantized=False)
     assert caught.value.reason is Reason.UNSUPPORTED_MODEL
 
 
-@pytest.mark.parametrize("lost", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight.absmax"])
-def test_a_missing_tensor_is_named(checkpoint: Path, tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize("kind", ["norm", "scales"])
+def test_a_missing_tensor_is_named(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for path in checkpoint.iterdir():
         if path.suffix == ".safetensors":
             tensors |= load_file(path)
         elif path.name != "model.safetensors.index.json":
             (tmp_path / path.name).write_bytes(path.read_bytes())
+    endings = {"norm": ("norm.weight", "ln_1.weight"), "scales": (".absmax",)}[kind]
+    lost = next(name for name in sorted(tensors, reverse=True) if name.endswith(endings))
     del tensors[lost]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     shell = load_shell(tmp_path, "cpu", dequantized=False)
+    # The last matrix is in the part of the last rank.
     with imagined_rank(1, 2) as mesh, pytest.raises(StageError, match=lost) as caught:
         shell.fill(shell.model, mesh)
     assert caught.value.reason is Reason.QUANTIZATION_MISMATCH

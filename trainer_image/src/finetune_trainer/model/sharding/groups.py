@@ -6,10 +6,12 @@ passes, because each pass gathers every layer once.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from torch.distributed.fsdp import fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from finetune_trainer.model.output_head import body, language_model
 
@@ -28,6 +30,25 @@ def layers_of(model: Any) -> list[Any]:
     return found
 
 
+def trunk_of(causal: Any) -> Any:
+    """Return the smallest part of a language model that has its layers and its embedding.
+
+    Every way to compute hidden states goes through it. Some models, such as OPT, pass by the part around it.
+    """
+    inner = [*layers_of(causal), causal.get_input_embeddings()]
+    found = causal
+    while True:
+        smaller = next((child for child in found.children() if _has(child, inner)), None)
+        if smaller is None:
+            return found
+        found = smaller
+
+
+def _has(module: Any, inner: list[Any]) -> bool:
+    own = set(map(id, module.modules()))
+    return all(id(each) in own for each in inner)
+
+
 def share_out(model: Any, mesh: DeviceMesh) -> None:
     """Share the frozen matrices of `model` out to the ranks of `mesh`. Parameters on the meta device stay without values."""
     causal = language_model(model)
@@ -42,7 +63,15 @@ def share_out(model: Any, mesh: DeviceMesh) -> None:
     else:
         fully_shard(embedding, reshard_after_forward=True, **settings)
         fully_shard(head, reshard_after_forward=False, **settings)
-    fully_shard(body(causal), **settings)
+    trunk = trunk_of(causal)
+    fully_shard(trunk, **settings)
+    # transformers finds by the class what it may record, such as the logits of routers, and FSDP2 has made another class.
+    _CAN_RECORD_REGISTRY[trunk] = getattr(trunk, "_can_record_outputs", None)
+    # FSDP2 warns of an output that is a view: its hook would be lost if that were changed in place. No hidden states are, and
+    # embeddings are not gathered for a backward pass.
+    layers = "|".join({type(layer).__name__ for layer in layers_of(causal)})
+    message = rf"FSDP2-wrapped module \((?!({layers})\)).* returned a view tensor"
+    warnings.filterwarnings("ignore", message=message)
     for module in {id(each): each for each in (embedding, head)}.values():
         # Frozen embeddings have no backward pass, and the loss has mapped its gradient to the hidden states already.
         module.set_unshard_in_backward(False)

@@ -5,16 +5,14 @@ The model is built without memory, adapted, and shared out. Then each rank fills
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import bitsandbytes
 import torch
-from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from finetune_trainer.errors import Reason, StageError
@@ -23,21 +21,28 @@ from finetune_trainer.model.cpu_kernels import mend_cpu_kernels
 from finetune_trainer.model.dequantized import DequantizedLinear
 from finetune_trainer.model.describe import quantization_config
 from finetune_trainer.model.load import compute_dtype
-from finetune_trainer.model.packed_load import has_packed_parameters
+from finetune_trainer.model.packed_load import built_empty
+from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.model.packed_weight import Nf4Rows
 from finetune_trainer.model.sharding.groups import layers_of, share_out
 from finetune_trainer.model.sharding.linear import ShardedLinear4bit, stand_in
+from finetune_trainer.model.sharding.packed import ShardedPackedWeight, pieces_of
 from finetune_trainer.model.text_class import provide_text_class
 from finetune_trainer.model.weight_places import weight_places
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch.distributed.device_mesh import DeviceMesh
 
+    from finetune_trainer.model.packed_parameters import PackedParameter
+    from finetune_trainer.model.weight_places import WeightPlaces
+
     Read = Callable[[int, int], torch.Tensor]
     """Returns some rows, from the first up to the last, of a parameter."""
+    _Place = tuple[str, int, int]
+    """A tensor, and the first and the last of some of its rows."""
 
 # Both are only partly typed; Any is written once here instead of at every call.
 bnb: Any = bitsandbytes
@@ -82,6 +87,9 @@ class Shell:
         for (module, name), read in self.sources.items():
             shared = module._parameters[name]  # noqa: SLF001 -- see above
             rows = shared.shape[0]
+            if not isinstance(shared, DTensor):
+                _put(module, name, read(0, rows).to(self.device))
+                continue
             share = -(-rows // size)
             first, last = min(rows, share * rank), min(rows, share * (rank + 1))
             own = read(first, last).to(self.device)
@@ -108,26 +116,29 @@ def load_shell(path: Path, device: str, *, dequantized: bool) -> Shell:
     dtype, place = compute_dtype(device), torch.device("cuda:0" if device == "cuda" else "cpu")
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     provide_text_class(config)
-    if has_packed_parameters(copy.deepcopy(config)):
-        raise _refused(f"{config.model_type} has weights that are no linear layers of their own")
-    attention = attention_of(config, device, packed=False).implementation
-    if hasattr(config, "quantization_config"):
-        # The model is built as it is without quantization, and its linear layers are replaced one by one.
-        del config.quantization_config
-    with init_empty_weights():
-        model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-        )
+    model: Any = built_empty(config, attention_of(config, device, packed=False).implementation, dtype)
     if not layers_of(model):
-        raise _refused(f"{config.model_type} has none that can be gathered by themselves")
+        raise _refused("layers that can be gathered by themselves", f"none in {config.model_type}")
+    parameters = packed_parameters(model)
+    places = weight_places(model, {parameter.name for parameter in parameters})
     shell = Shell(model, place)
     tensors = _Tensors(path, place)
-    renamed = weight_places(model, ()).renamed
+    cut = next((name for name, rows in places.cut.items() if rows.tensor in tensors.packed), None)
+    if cut is not None:
+        raise _refused(
+            "each 4-bit layer in a tensor of its own", f"{cut} of {config.model_type} as rows of another one"
+        )
+    for parameter in parameters:
+        _add_packed(shell, parameter, tensors)
+    renamed = places.renamed
+    held = {part.tensor for parameter in parameters for part in parameter.parts}
     for tensor in tensors.packed:
-        _add_linear(shell, renamed.get(tensor, tensor), tensor, tensors, dtype, dequantized=dequantized)
+        if tensor not in held:
+            _add_linear(shell, renamed.get(tensor, tensor), tensor, tensors, dtype, dequantized=dequantized)
     model.tie_weights()
-    for tensor in tensors.plain:
-        _add_plain(shell, renamed.get(tensor, tensor), tensor, tensors, dtype)
+    _add_plain_tensors(shell, tensors, places, dtype)
+    # peft leaves it to a model with packed weights what else is trained.
+    model.requires_grad_(requires_grad=False)
     # As after `from_pretrained`. peft, TRL and transformers look at these marks.
     model.is_loaded_in_4bit = model.is_quantized = True
     model.config.quantization_config = quantization_config()
@@ -196,6 +207,41 @@ def _add_linear(
     shell.model.set_submodule(path, layer)
 
 
+def _add_packed(shell: Shell, parameter: PackedParameter, tensors: _Tensors) -> None:
+    pieces = pieces_of(parameter)
+    constants = {piece.part.tensor: tensors.constants(piece.part.tensor) for piece in pieces}
+    path, _, name = parameter.name.rpartition(".")
+    owner = shell.model.get_submodule(path)
+    del owner._parameters[name]  # noqa: SLF001 -- torch has no other way to replace a parameter by a module
+    weight = ShardedPackedWeight(parameter, constants)
+    setattr(owner, name, weight)
+    shell.sources[weight, "packed"] = _below_each_other(
+        tensors, [(piece.part.tensor, 0, piece.bytes) for piece in pieces]
+    )
+    scales = _below_each_other(
+        tensors, [(f"{piece.part.tensor}.absmax", 0, piece.blocks) for piece in pieces]
+    )
+    shell.sources[weight, "absmax"] = lambda first, last: scales(first, last)[:, None]
+
+
+def _below_each_other(tensors: _Tensors, places: Sequence[_Place]) -> Read:
+    """Return the reader of rows of several tensors as if they were one, with the rows of each place below each other."""
+
+    def read(first: int, last: int) -> torch.Tensor:
+        found = []
+        start = 0
+        for tensor, begin, end in places:
+            own = begin + max(first - start, 0), min(begin + last - start, end)
+            if own[0] < own[1]:
+                found.append(tensors.rows(tensor, *own))
+            start += end - begin
+        if not found:
+            return tensors.rows(places[0][0], 0, 0)
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    return read
+
+
 def _values(layer: Any, packed: Read, absmax: Read) -> Read:
     """Return the reader of rows of a matrix, which unpacks the blocks that these rows touch."""
     state, width = layer.quant_state, layer.in_features
@@ -223,23 +269,51 @@ def _values(layer: Any, packed: Read, absmax: Read) -> Read:
     return read
 
 
-def _add_plain(shell: Shell, name: str, tensor: str, tensors: _Tensors, dtype: torch.dtype) -> None:
-    """Note where a matrix is, and read a vector. A tensor without a meaning to the architecture is left out."""
+def _add_plain_tensors(shell: Shell, tensors: _Tensors, places: WeightPlaces, dtype: torch.dtype) -> None:
+    """Note where the matrices are that are not 4-bit ones, and read vectors."""
+    joined = {tensor for parts in places.joined.values() for tensor in parts}
+    for tensor in tensors.plain:
+        cut = places.cut_from(tensor)
+        for name, rows in cut.items():
+            _add_plain(shell, name, [(tensor, rows.first, rows.last)], tensors, dtype)
+        if not cut and tensor not in joined:
+            _add_plain(shell, places.renamed.get(tensor, tensor), [], tensors, dtype, whole=tensor)
+    for name, parts in places.joined.items():
+        if any(tensor in tensors.plain for tensor in parts):
+            found = [(tensor, 0, places.shapes[tensor][0]) for tensor in parts]
+            _add_plain(shell, name, found, tensors, dtype)
+
+
+def _add_plain(
+    shell: Shell,
+    name: str,
+    places: Sequence[_Place],
+    tensors: _Tensors,
+    dtype: torch.dtype,
+    *,
+    whole: str = "",
+) -> None:
+    """Note where a matrix is, and read a vector. A tensor without a meaning to the architecture is left out.
+
+    Its values are those of the tensor `whole`, or the rows of `places`.
+    """
     path, _, own = name.rpartition(".")
     try:
         module = shell.model.get_submodule(path)
     except AttributeError:
         return
-    if own in module._buffers:  # noqa: SLF001 -- as in torch's own loading
-        module._buffers[own] = tensors.whole(tensor).to(module._buffers[own].dtype)  # noqa: SLF001 -- same
+    target = module._buffers.get(own, module._parameters.get(own))  # noqa: SLF001 -- as in torch's own loading
+    if target is None:
         return
-    value = module._parameters.get(own)  # noqa: SLF001 -- same
-    if value is None:
+    if own not in module._buffers and target.ndim > 1:  # noqa: SLF001 -- same
+        read = _below_each_other(tensors, places or [(whole, 0, len(target))])
+        shell.sources[module, own] = lambda first, last: read(first, last).to(dtype)
         return
-    if value.ndim < 2:
-        _put(module, own, tensors.whole(tensor).to(dtype))
-        return
-    shell.sources[module, own] = lambda first, last: tensors.rows(tensor, first, last).to(dtype)
+    value = tensors.whole(whole) if whole else _below_each_other(tensors, places)(0, len(target))
+    if own in module._buffers:  # noqa: SLF001 -- same
+        module._buffers[own] = value.to(target.dtype)  # noqa: SLF001 -- same
+    else:
+        _put(module, own, value.to(dtype))
 
 
 def _put(module: Any, name: str, value: torch.Tensor) -> None:
@@ -250,10 +324,9 @@ def _is_empty(value: torch.Tensor) -> bool:
     return (value.to_local() if isinstance(value, DTensor) else value).is_meta
 
 
-def _refused(found: str) -> StageError:
+def _refused(needed: str, found: str) -> StageError:
     return StageError(
-        Reason.UNSUPPORTED_MODEL,
-        f"parallelism FullyShard needs a model of plain linear layers, but {found}; {_REMEDY}",
+        Reason.UNSUPPORTED_MODEL, f"parallelism FullyShard needs {needed}, found {found}; {_REMEDY}"
     )
 
 

@@ -97,7 +97,8 @@ def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
     weights = {
         name: tensor
         for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-        if not any(name.startswith(f"{_PREFIX}{own}.lora_") for own in packed)
+        # peft takes shared weights for a part of the adapter.
+        if ".lora_" in name and not any(name.startswith(f"{_PREFIX}{own}.lora_") for own in packed)
     }
     for weight in packed.values():
         if not weight.lora_A:
