@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from finetune_trainer.stages.train.ranks.group import ALONE, is_lost_rank, joined
+from finetune_trainer.stages.train.ranks.group import ALONE, ProcessGroup, is_lost_rank, joined
 from torch import distributed
+
+from tests.support.ranks import lone_group
 
 
 def test_a_process_without_others_knows_only_its_own_values() -> None:
@@ -32,6 +34,14 @@ def test_libraries_do_not_see_the_group(monkeypatch: pytest.MonkeyPatch) -> None
         assert ranks.from_first(lambda: Path("a")) == Path("a")
         ranks.meet()
     assert not distributed.is_initialized()
+
+
+def test_weights_are_gathered_in_a_group_of_their_own(tmp_path: Path) -> None:
+    """Ranks that use other experts sum gradients and gather weights in another order."""
+    with lone_group(tmp_path):
+        found = ProcessGroup(30).mesh("cpu")
+        assert (found.size(), found.get_local_rank(), found.device_type) == (1, 0, "cpu")
+        assert found.get_group() is not distributed.group.WORLD
 
 
 @pytest.mark.parametrize(

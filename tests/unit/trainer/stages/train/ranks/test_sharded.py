@@ -11,7 +11,7 @@ from finetune_trainer.errors import Reason, StageError
 from finetune_trainer.model.dequantized import dequantize_weights
 from finetune_trainer.model.layout import read_base_layout
 from finetune_trainer.model.load import load_quantized
-from finetune_trainer.model.output_head import gathered, hidden_states, output_head
+from finetune_trainer.model.output_head import body_outputs, gathered, hidden_states, output_head
 from finetune_trainer.stages.train.adapter import add_adapter, checkpoint_tensors
 from finetune_trainer.stages.train.ranks.group import ALONE, ProcessGroup
 from finetune_trainer.stages.train.ranks.sharded import load_sharded
@@ -90,6 +90,20 @@ def _gradients(model: Any, *, recompute: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)  # GPT-2 has dropout
     hidden_states(model, IDS).square().sum().backward()
     return {name: value.grad for name, value in trained.items() if value.grad is not None}
+
+
+@pytest.mark.slow
+def test_routers_give_their_logits(tmp_path: Path) -> None:
+    """Their loss needs them (`model.router_loss`). transformers knows models by their class, which FSDP2 changes."""
+    layout = prepare_small(tmp_path, "qwen3_moe")
+    run = run_spec(layout.root, tmp_path / "output", lora=LORA)
+    expected = body_outputs(load_quantized(layout.quantized_model, "cpu"), IDS, output_router_logits=True)
+    with lone_group(tmp_path):
+        model = load_sharded(run, layout, read_base_layout(layout), ProcessGroup())
+        found = body_outputs(model, IDS, output_router_logits=True)
+        assert len(found.router_logits) == len(expected.router_logits) > 0
+        for one, other in zip(found.router_logits, expected.router_logits, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_an_adapter_with_the_norms_of_weights_is_refused_with_the_remedy(workspace: Path) -> None:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch.distributed.device_mesh import DeviceMesh
 
 _T = TypeVar("_T")
 
@@ -67,7 +66,9 @@ ALONE = Ranks()
 class ProcessGroup(Ranks):
     """One rank of torch's default process group. Its calls raise RuntimeError if another rank is lost or too late."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        """`timeout_seconds` is the longest time of a call."""
+        self._timeout = timedelta(seconds=timeout_seconds)
         self.rank = distributed.get_rank()
         self.size = distributed.get_world_size()
 
@@ -101,7 +102,10 @@ class ProcessGroup(Ranks):
         if device == "cuda":
             # Each rank sees one GPU.
             torch.cuda.set_device(0)
-        return init_device_mesh(device, (self.size,))
+        # Weights are gathered beside the sum of gradients. Ranks begin that at other moments if they use other experts, and
+        # one group would need the same order on all.
+        group = distributed.new_group(timeout=self._timeout)
+        return DeviceMesh.from_group(group, device, list(range(self.size)))
 
 
 def is_on_one_node() -> bool:
@@ -124,7 +128,7 @@ def joined(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Pr
     )
     for name in _VARIABLES:
         os.environ.pop(name, None)
-    yield ProcessGroup()
+    yield ProcessGroup(timeout_seconds)
     # After an error the others may be lost, and NCCL would wait for them. The process ends then.
     distributed.destroy_process_group()
 
