@@ -24,8 +24,8 @@ def sharing_obstacle(training: Training, shape: ModelShape | None, trace: Memory
         return "DoRA needs whole weights"
     if shape is None and (trace is None or trace.sharing is None):
         return (
-            "its layers cannot be gathered one by one, several of its 4-bit layers are rows of one tensor, or an older trainer "
-            "image cannot share its experts"
+            "its layers cannot be gathered one by one, share weights or are rows of one 4-bit tensor, or an older trainer image "
+            "cannot share its experts"
         )
     return None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from finetune_trainer.proof.small_run import small_model
 from finetune_trainer.trace.fake_model import build_config, plain_structure, quantized_structure
 from finetune_trainer.trace.sharing import shared_groups
@@ -53,5 +54,6 @@ def test_transposed_matrices_are_gathered_in_4_bits() -> None:
     assert found.layer_bytes == found.dequantized_layer_bytes == weights // 2 + weights // 64
 
 
-def test_layers_that_are_rows_of_one_tensor_cannot_be_shared() -> None:
-    assert shared_groups(quantized_structure(small_model(AutoConfig.for_model("sarvam_moe")))) is None
+@pytest.mark.parametrize("kind", ["sarvam_moe", "zamba2"])
+def test_rows_of_one_tensor_and_tied_layers_cannot_be_shared(kind: str) -> None:
+    assert shared_groups(quantized_structure(small_model(AutoConfig.for_model(kind)))) is None

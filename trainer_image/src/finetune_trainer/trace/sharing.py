@@ -8,7 +8,7 @@ from bitsandbytes.nn.modules import Linear4bit
 
 from finetune_trainer.contract.memory_trace import SharedGroups
 from finetune_trainer.model.packed_parameters import stacked_parameters
-from finetune_trainer.model.sharding.groups import layers_of
+from finetune_trainer.model.sharding.groups import layers_of, tied_layers
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,10 +21,11 @@ _WIDTH = 2
 def shared_groups(model: Any) -> SharedGroups | None:
     """Return the groups of a `fake_model.quantized_structure`, each of which FSDP2 gathers by itself.
 
-    None if the model has no layers that can be gathered one by one, or 4-bit layers that are rows of a tensor of the files.
+    None if the model has no layers that can be gathered one by one, layers that share weights, or 4-bit layers that are rows of
+    a tensor of the files.
     """
     layers = layers_of(model)
-    if not layers or any(isinstance(one, Linear4bit) and _is_cut(one) for one in model.modules()):
+    if not layers or tied_layers(model) or any(map(_is_cut, model.modules())):
         return None
     stacked = stacked_parameters(model)
     packed = {id(module.get_parameter(name.rpartition(".")[2])) for name, (module, _) in stacked.items()}
@@ -38,9 +39,10 @@ def shared_groups(model: Any) -> SharedGroups | None:
     )
 
 
-def _is_cut(layer: Any) -> bool:
+def _is_cut(module: Any) -> bool:
     # As in `quantized_structure`.
-    return not layer.weight.compress_statistics
+    weight = getattr(module, "weight", None)
+    return isinstance(module, Linear4bit) and not getattr(weight, "compress_statistics", True)
 
 
 def _bytes(layer: Any, packed: Collection[int], *, dequantized: bool) -> int:

@@ -105,9 +105,16 @@ def test_a_rank_reads_and_holds_its_share(checkpoint: Path, monkeypatch: pytest.
         assert sum(value.nbytes for value in part.values()) <= vectors + matrices * 0.26
 
 
-def test_layers_that_are_rows_of_another_tensor_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    checkpoint = prepare_small(tmp_path, "sarvam_moe").quantized_model
-    remedy = "q_proj.weight of sarvam_moe as rows of another one; use parallelism DataParallel, or one GPU"
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("sarvam_moe", r"q_proj.weight of sarvam_moe as rows of another one"),
+        ("zamba2", r"layers.3.shared_transformer.*.weight of zamba2 as model.layers.2.shared_transformer"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_with_the_remedy(kind: str, found: str, tmp_path: Path) -> None:
+    checkpoint = prepare_small(tmp_path, kind).quantized_model
+    remedy = rf"{found}.*; use parallelism DataParallel, or one GPU"
     with pytest.raises(StageError, match=remedy) as caught:
         load_shell(checkpoint, "cpu", dequantized=False)
     assert caught.value.reason is Reason.UNSUPPORTED_MODEL

@@ -30,6 +30,24 @@ def layers_of(model: Any) -> list[Any]:
     return found
 
 
+def tied_layers(causal: Any) -> tuple[str, str] | None:
+    """Return the names of two matrices of layers that are one, such as those of Zamba's shared blocks; None if none are.
+
+    FSDP2 cannot gather a matrix with two layers.
+    """
+    names: dict[int, str] = {}
+    for layer in layers_of(causal):
+        names |= {id(value): "" for value in layer.parameters() if value.ndim > 1}
+    for path, module in causal.named_modules():
+        for own, value in module.named_parameters(recurse=False):
+            first = names.get(id(value))
+            if first:
+                return first, f"{path}.{own}"
+            if first is not None:
+                names[id(value)] = f"{path}.{own}"
+    return None
+
+
 def trunk_of(causal: Any) -> Any:
     """Return the smallest part of a language model that has its layers and its embedding.
 

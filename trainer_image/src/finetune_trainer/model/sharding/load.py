@@ -24,7 +24,7 @@ from finetune_trainer.model.load import compute_dtype
 from finetune_trainer.model.packed_load import built_empty
 from finetune_trainer.model.packed_parameters import packed_parameters
 from finetune_trainer.model.packed_weight import Nf4Rows
-from finetune_trainer.model.sharding.groups import layers_of, share_out
+from finetune_trainer.model.sharding.groups import layers_of, share_out, tied_layers
 from finetune_trainer.model.sharding.linear import ShardedLinear4bit, stand_in
 from finetune_trainer.model.sharding.packed import ShardedPackedWeight, pieces_of
 from finetune_trainer.model.text_class import provide_text_class
@@ -119,6 +119,10 @@ def load_shell(path: Path, device: str, *, dequantized: bool) -> Shell:
     model: Any = built_empty(config, attention_of(config, device, packed=False).implementation, dtype)
     if not layers_of(model):
         raise _refused("layers that can be gathered by themselves", f"none in {config.model_type}")
+    model.tie_weights()
+    tied = tied_layers(model)
+    if tied is not None:
+        raise _refused("layers with weights of their own", f"{tied[1]} of {config.model_type} as {tied[0]}")
     parameters = packed_parameters(model)
     places = weight_places(model, {parameter.name for parameter in parameters})
     shell = Shell(model, place)

@@ -104,7 +104,7 @@ class ProcessGroup(Ranks):
             torch.cuda.set_device(0)
         # Weights are gathered beside the sum of gradients. Ranks begin that at other moments if they use other experts, and
         # one group would need the same order on all.
-        group = distributed.new_group(timeout=self._timeout)
+        group: Any = distributed.new_group(timeout=self._timeout)  # torch has no type for it
         return DeviceMesh.from_group(group, device, list(range(self.size)))
 
 
