@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 DENSE = BY_NAME["Youtu-LLM 2B"].with_layers(4).document
 HYBRID = BY_NAME["Qwen3.5 9B"].with_layers(8).document
-EXPERTS = BY_NAME["OLMoE 7B A1B"].with_layers(8).document
+EXPERTS = BY_NAME["OLMoE 7B A1B"].with_layers(4).document
 KINDS = {"dense": DENSE, "hybrid": HYBRID, "experts": EXPERTS}
 _KIB = 1024
 

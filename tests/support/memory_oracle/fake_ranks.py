@@ -189,8 +189,7 @@ def _part(shell: Shell, plan: TrainingPlan, mesh: DeviceMesh) -> Any:
     for module in model.modules():
         states = [getattr(module, "quant_state", None) or getattr(module, "constants", None)]
         if isinstance(module, ShardedPackedWeight):
-            places: Any = module.parts
-            known = {id(place.constants): place.constants for matrix in places._places for place in matrix}
+            known = {id(place.constants): place.constants for matrix in module.places for place in matrix}
             states = list(known.values())
         for state in states:
             for one in (state, getattr(state, "state2", None)):

@@ -90,12 +90,16 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.parts[0][0].packed.device
+        return self.rows(0)[0].packed.device
 
     @property
     def nbytes(self) -> int:
         """Bytes of the 4-bit weights, without their scales."""
-        return sum(rows.packed.numel() for parts in self.parts for rows in parts)
+        return sum(rows.packed.numel() for expert in range(len(self)) for rows in self.rows(expert))
+
+    def rows(self, expert: int) -> Sequence[Nf4Rows]:
+        """Return the rows of an expert's matrix in order."""
+        return self.parts[expert]
 
     def enable_adapters(self, enabled: bool) -> None:  # noqa: FBT001 -- peft's signature
         """Let products have the adapter's update, or not; peft calls it for the whole model."""
@@ -129,7 +133,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
 
     def values(self, expert: int, dtype: torch.dtype) -> torch.Tensor:
         """Return the matrix (rows, columns) of an expert without an update."""
-        parts = [rows.values(dtype) for rows in self.parts[expert]]
+        parts = [rows.values(dtype) for rows in self.rows(expert)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def product(self, inputs: torch.Tensor, expert: int, *, turned: bool) -> torch.Tensor:
@@ -178,7 +182,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
     @torch.no_grad()
     def _norms(self, expert: int, part: int) -> torch.Tensor:
         """Return the norm of each output's weights with their update, in float32."""
-        weight = self.parts[expert][part].values(torch.float32)
+        weight = self.rows(expert)[part].values(torch.float32)
         weight = weight.T.contiguous() if self.parameter.transposed else weight
         a, b = self.lora_A[_ADAPTER][expert, part], self.lora_B[_ADAPTER][expert, part]
         norms: torch.Tensor = torch.linalg.vector_norm(weight.addmm_(b, a, alpha=self.scaling), dim=1)

@@ -56,7 +56,7 @@ _REMEDY = "use parallelism DataParallel, or one GPU"
 class Shell:
     """A model without weights, ready for an adapter, and where each rank finds its part of them.
 
-    Linear layers have stand-ins of the right shape on the CPU.
+    4-bit weights have stand-ins of the right shape on the CPU.
     """
 
     model: Any

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import bitsandbytes
 import torch
@@ -15,6 +14,8 @@ from finetune_trainer.model.packed_weight import Nf4Rows, PackedWeight
 from finetune_trainer.model.sharding.linear import stand_in
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from finetune_trainer.model.packed_parameters import PackedParameter, PackedPart
 
 # bitsandbytes is only partly typed; Any is written once here instead of at every call.
@@ -63,7 +64,8 @@ class ShardedPackedWeight(PackedWeight):
     ) -> None:
         """`constants` has for each tensor the small ones by their names in a checkpoint, without `absmax`."""
         pieces = pieces_of(parameter)
-        super().__init__(parameter, _Parts(self, _places(parameter, pieces, constants)))
+        super().__init__(parameter, ())
+        self.places = _places(parameter, pieces, constants)
         sizes = sum(piece.bytes for piece in pieces), sum(piece.blocks for piece in pieces)
         self.packed, self.absmax = (
             torch.nn.Parameter(stand_in((size, 1), torch.uint8), requires_grad=False) for size in sizes
@@ -74,27 +76,12 @@ class ShardedPackedWeight(PackedWeight):
         """The device of the weights."""
         return self.packed.device
 
-
-class _Parts(Sequence[Sequence[Nf4Rows]]):
-    """The rows of each expert's matrix. They are read anew each time: a parameter is another one while it is gathered."""
-
-    def __init__(self, weight: ShardedPackedWeight, places: Sequence[Sequence[_Place]]) -> None:
-        self._weight, self._places = weight, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> list[Nf4Rows]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[list[Nf4Rows]]: ...
-    def __getitem__(self, index: int | slice) -> list[Nf4Rows] | list[list[Nf4Rows]]:
-        if isinstance(index, slice):
-            return [self[expert] for expert in range(*index.indices(len(self)))]
-        packed, scales = self._weight.packed, self._weight.absmax
+    def rows(self, expert: int) -> list[Nf4Rows]:
+        """See the base class. They are read anew each time, because a parameter is another one while it is gathered."""
+        packed, scales = self.packed, self.absmax
         if isinstance(packed, DTensor):
             # Its slice would wait for the other ranks.
-            raise RuntimeError(f"{self._weight.parameter.name} must be gathered before its matrices are read")  # noqa: TRY004 -- not a wrong argument
+            raise RuntimeError(f"{self.parameter.name} must be gathered before its matrices are read")  # noqa: TRY004 -- not a wrong argument
         return [
             Nf4Rows(
                 packed[place.bytes].flatten(),
@@ -106,7 +93,7 @@ class _Parts(Sequence[Sequence[Nf4Rows]]):
                 place.shape,
                 place.first_block,
             )
-            for place in self._places[index]
+            for place in self.places[expert]
         ]
 
 
