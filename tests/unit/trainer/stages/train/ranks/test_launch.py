@@ -371,8 +371,7 @@ def test_sharded_ranks_of_a_model_with_its_own_head_answer_as_one_process(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.full
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.full)])
 def test_sharded_ranks_of_a_mixture_of_experts_train_as_one_process(processes: int, tmp_path: Path) -> None:
     """Rows of the ranks take other experts, and layers are recomputed.
 
