@@ -55,6 +55,31 @@ def test_layers_of_several_kinds_give_the_peaks_of_all() -> None:
         assert found[phase] == pytest.approx(peak, rel=0.005), phase
 
 
+EXPERTS = {
+    **SMALL,
+    "model_type": "qwen3_moe",
+    "num_hidden_layers": 3,
+    "head_dim": 64,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+}
+
+
+@pytest.mark.parametrize(("variant", "checkpointing"), [("DoRA", True), ("Standard", False)])
+def test_what_products_of_experts_keep_for_their_adapters_is_counted(
+    variant: Any,
+    checkpointing: bool,  # noqa: FBT001 -- a parameter
+) -> None:
+    """Dropout keeps a mask, and DoRA two results. Small matrices leave much to the rounding of their tables."""
+    plan = TrainingPlan(
+        512, 2, variant=variant, dropout=True, gradient_checkpointing=checkpointing, gradient_accumulation=2
+    )
+    found, expected = trace_phases(EXPERTS, plan), run_fake(EXPERTS, plan).phases
+    for phase in ("Loss", "Recompute"):
+        assert 0.995 * expected[phase] <= found[phase] <= 1.06 * expected[phase], phase
+
+
 def test_all_layers_traced_as_a_whole_give_the_same_peaks() -> None:
     shallow = {**SMALL, "num_hidden_layers": 3}
     found, expected = trace_phases(shallow, PLAN, whole=True), trace_phases(shallow, PLAN)

@@ -78,7 +78,7 @@ def run_rank(config: dict[str, Any], plan: TrainingPlan, layers: int | None = No
         tracked = RankAllocations()
         model = quantized_structure(structure)
         shell = _shell(model, plan) if plan.parallelism == "FullyShard" else None
-        with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(), tracked, _collectives(tracked):
+        with FakeTensorMode(allow_non_fake_inputs=True), cuda_paths(None), tracked, _collectives(tracked):
             tracked.enter("Load")
             adapted = _replica(model, plan) if shell is None else _part(shell, plan, mesh)
             _steps(adapted, plan, tracked)

@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import functional
 
 from finetune_trainer.model.matrix_stack import MatrixStack
+from finetune_trainer.model.parameter_rows import ParameterRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +82,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
         self.scaling = 0.0
         self.dropout = 0.0
         self._adapted = False
+        self._rows = {name: ParameterRows() for name in ("lora_A", "lora_B", "lora_magnitude_vector")}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -164,7 +166,7 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
     def _with_update(self, inputs: torch.Tensor, base: torch.Tensor, expert: int) -> torch.Tensor:
         drops = self.training and self.dropout > 0
         dropped = functional.dropout(inputs, self.dropout) if drops else inputs
-        a, b = self.lora_A[_ADAPTER][expert], self.lora_B[_ADAPTER][expert]
+        a, b = self._factor("lora_A", expert), self._factor("lora_B", expert)
         parts = []
         for part in range(a.shape[0]):
             low = functional.linear(dropped, a[part].to(inputs.dtype))
@@ -173,11 +175,14 @@ class PackedWeight(MatrixStack, BaseTunerLayer):
         changed: torch.Tensor = base + added
         if self.lora_magnitude_vector:
             norms = torch.cat([self._norms(expert, part) for part in range(a.shape[0])])
-            factor = self.lora_magnitude_vector[_ADAPTER][expert].flatten() / norms
+            factor = self._factor("lora_magnitude_vector", expert).flatten() / norms
             # As peft does, DoRA rescales what dropout left if there is any.
             rest = _Product.apply(dropped, self, expert, not self.parameter.transposed) if drops else base
             changed = base + (factor - 1) * rest + factor * added
         return changed.to(base.dtype)
+
+    def _factor(self, name: str, expert: int) -> torch.Tensor:
+        return self._rows[name].row(getattr(self, name)[_ADAPTER], expert)
 
     @torch.no_grad()
     def _norms(self, expert: int, part: int) -> torch.Tensor:

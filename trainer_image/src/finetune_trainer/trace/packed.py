@@ -6,7 +6,7 @@ each (ADR 0067).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ _WIDTH = 2
 """Bytes of a value in 16 bits."""
 _MASTER = 4
 """Bytes of an adapter's value."""
+_SCALED = 3 * _MASTER
+"""Bytes that a product keeps for each of DoRA's magnitudes: its norm, its factor, and that less one."""
 _CODES = 16 * 4, 256 * 4, 4
 """Bytes of the tables of both levels, and of the offset."""
 _CHOSEN = (
@@ -39,14 +41,36 @@ _CHOSEN = (
 
 
 @dataclass(frozen=True)
+class AdaptedSizes:
+    """Sizes of the adapter of one packed parameter, whose products are in `layer`.
+
+    `trained` counts its values, and `factor` those of its largest factor. For the backward pass, products keep `saved` bytes
+    for each token, and `cast` bytes for the factors in 16 bits.
+    """
+
+    layer: str
+    trained: int
+    factor: int
+    saved: int
+    cast: int
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of the adapter, and of its gradients."""
+        return _MASTER * self.trained
+
+    def kept(self, tokens: int) -> int:
+        """Bytes that the products with `tokens` tokens keep."""
+        return tokens * self.saved + self.cast
+
+
+@dataclass(frozen=True)
 class PackedSizes:
     """Sizes of a model's packed parameters; all are 0 without any.
 
     `weights` counts their values, `bytes` what they take in NF4 and `plain_bytes` in 16 bits. `unpacked` is what the product
-    with one matrix needs at most, because products come one after another. `adapted` counts matrices with an adapter,
-    `trained` the adapter's values, and `trained_layer` those of one layer at most. `saved_deep` and `saved_layer` are the
-    bytes per token that products with an adapter keep for the backward pass: of all layers, and at most of one. `cast_deep`
-    and `cast_layer` are the same for the adapter's weights in 16 bits.
+    with one matrix needs at most, because products come one after another. `adapted` counts matrices with an adapter, and
+    `adapters` has the sizes of each adapted parameter.
     """
 
     modules: int = 0
@@ -55,25 +79,41 @@ class PackedSizes:
     plain_bytes: int = 0
     unpacked: int = 0
     adapted: int = 0
-    trained: int = 0
-    trained_layer: int = 0
-    saved_deep: int = 0
-    saved_layer: int = 0
-    cast_deep: int = 0
-    cast_layer: int = 0
+    adapters: tuple[AdaptedSizes, ...] = ()
+
+    @property
+    def trained(self) -> int:
+        """The values of the adapter."""
+        return sum(one.trained for one in self.adapters)
 
     @property
     def trained_bytes(self) -> int:
-        """Bytes of the adapter, and of its gradients."""
-        return _MASTER * self.trained
+        """Bytes of the adapters, and of their gradients."""
+        return sum(one.trained_bytes for one in self.adapters)
 
-    def new_gradients(self, *, accumulates: bool) -> int:
-        """Bytes of gradients that a backward pass makes before it ends, beside those of earlier passes.
+    def kept(self, tokens: int) -> int:
+        """Bytes that products with an adapter keep for the backward pass of `tokens` tokens."""
+        return sum(one.kept(tokens) for one in self.adapters)
 
-        A gradient is complete when all products of its layer have added to it. Only then it goes into that of earlier
-        passes, if the pass `accumulates`. So those of one layer exist twice.
+    def backward(self, tokens: int, *, accumulates: bool) -> int:
+        """Bytes that the backward pass of `tokens` tokens needs at most: an unpacked matrix, what is kept, and new gradients.
+
+        The gradients of a parameter's matrices appear while what its products kept goes. After its last product, those of a
+        factor are joined to one tensor, and exist twice. If the pass `accumulates`, that of earlier passes takes them in then.
         """
-        return _MASTER * (self.trained_layer if accumulates else self.trained)
+        if not accumulates:
+            return _most(self.adapters, tokens, self.unpacked)
+        whole = self.kept(tokens)
+        layers: dict[str, list[AdaptedSizes]] = {}
+        for one in self.adapters:
+            layers.setdefault(one.layer, []).append(one)
+        return max(
+            (
+                whole - sum(one.kept(tokens) for one in held) + _most(held, tokens, self.unpacked)
+                for held in layers.values()
+            ),
+            default=self.unpacked,
+        )
 
 
 def packed_sizes(
@@ -90,19 +130,6 @@ def packed_sizes(
     adapted = [
         (parameter, part) for parameter, part in parts if part.module in chosen and not parameter.is_conv1d
     ]
-    kept: dict[str, int] = {}
-    cast: dict[str, int] = {}
-    trained: dict[str, int] = {}
-    for parameter in {parameter.name: parameter for parameter, _ in adapted}.values():
-        layer = parameter.name.rpartition(".")[0]
-        inputs = parameter.rows if parameter.transposed else parameter.columns
-        low = lora.rank * len({part.first for part in parameter.parts})
-        kept[layer] = kept.get(layer, 0) + _WIDTH * (inputs + low) * _experts_of_token(parameter, config)
-    for parameter, part in adapted:
-        layer = parameter.name.rpartition(".")[0]
-        factors = _factors(parameter, part, lora)
-        cast[layer] = cast.get(layer, 0) + _WIDTH * factors
-        trained[layer] = trained.get(layer, 0) + factors
     return PackedSizes(
         modules=len(parts),
         weights=sum(parameter.elements for parameter in parameters),
@@ -110,12 +137,7 @@ def packed_sizes(
         plain_bytes=sum(rounded(_WIDTH * parameter.elements) for parameter in parameters),
         unpacked=max(_unpacked_bytes(parameter, lora) for parameter in parameters),
         adapted=len(adapted),
-        trained=sum(trained.values()),
-        trained_layer=max(trained.values(), default=0),
-        saved_deep=sum(kept.values()),
-        saved_layer=max(kept.values(), default=0),
-        cast_deep=sum(cast.values()),
-        cast_layer=max(cast.values(), default=0),
+        adapters=tuple(_adapters(adapted, lora, config)),
     )
 
 
@@ -129,12 +151,7 @@ def combined(groups: Iterable[PackedSizes]) -> PackedSizes:
         plain_bytes=sum(one.plain_bytes for one in known),
         unpacked=max((one.unpacked for one in known), default=0),
         adapted=sum(one.adapted for one in known),
-        trained=sum(one.trained for one in known),
-        trained_layer=max((one.trained_layer for one in known), default=0),
-        saved_deep=sum(one.saved_deep for one in known),
-        saved_layer=max((one.saved_layer for one in known), default=0),
-        cast_deep=sum(one.cast_deep for one in known),
-        cast_layer=max((one.cast_layer for one in known), default=0),
+        adapters=tuple(adapter for one in known for adapter in one.adapters),
     )
 
 
@@ -164,12 +181,48 @@ def _unpacked_bytes(parameter: PackedParameter, lora: Lora) -> int:
     return max(product, _MASTER * elements // parts * (2 if parameter.transposed else 1))
 
 
-def _factors(parameter: PackedParameter, part: PackedPart, lora: Lora) -> int:
-    """Return the values of the factors of a part's adapter, as `packed_weight.PackedWeight.add_adapter` makes them."""
-    rows = part.last - part.first
-    outputs = parameter.columns if parameter.transposed else rows
-    matrix = lora.rank * (rows + parameter.columns) + (outputs if lora.variant == "DoRA" else 0)
-    return matrix * (parameter.experts if part.expert is None else 1)
+def _adapters(
+    adapted: Sequence[tuple[PackedParameter, PackedPart]], lora: Lora, config: Any
+) -> Iterator[AdaptedSizes]:
+    """Yield the sizes of each parameter with an adapter, as `packed_weight.PackedWeight` makes and uses it."""
+    held: dict[str, list[PackedPart]] = {}
+    for parameter, part in adapted:
+        held.setdefault(parameter.name, []).append(part)
+    for parameter in {parameter.name: parameter for parameter, _ in adapted}.values():
+        matrices = len({part.first for part in parameter.parts})
+        rows, columns = parameter.rows, parameter.columns
+        inputs, outputs = (rows, columns) if parameter.transposed else (columns, rows)
+        each = [_factors(parameter, part, lora) for part in held[parameter.name]]
+        # Dropout keeps its result and a mask of bytes.
+        width = _WIDTH + 1 if lora.dropout > 0 else _WIDTH
+        # DoRA multiplies the result without the update, and the update, by trained factors.
+        rescaled = 2 * _WIDTH * outputs if lora.variant == "DoRA" else 0
+        saved = width * inputs + _WIDTH * lora.rank * matrices + rescaled
+        yield AdaptedSizes(
+            layer=parameter.name.rpartition(".")[0],
+            trained=sum(sum(one) for one in each),
+            factor=max(sum(sizes) for sizes in zip(*each, strict=True)),
+            saved=saved * _experts_of_token(parameter, config),
+            cast=sum(_WIDTH * (a + b) + _SCALED * magnitudes for a, b, magnitudes in each),
+        )
+
+
+def _most(adapters: Sequence[AdaptedSizes], tokens: int, unpacked: int) -> int:
+    """Return the most bytes of the backward pass through parameters, in whatever order their products come."""
+    either = [max(one.kept(tokens), one.trained_bytes) for one in adapters]
+    joined = (
+        one.trained_bytes + _MASTER * one.factor - found for one, found in zip(adapters, either, strict=True)
+    )
+    return sum(either) + max(unpacked, *joined, 0)
+
+
+def _factors(parameter: PackedParameter, part: PackedPart, lora: Lora) -> tuple[int, int, int]:
+    """Return the values of A, of B and of DoRA's magnitudes for a part of all its experts."""
+    rows, columns = part.last - part.first, parameter.columns
+    inputs, outputs = (rows, columns) if parameter.transposed else (columns, rows)
+    count = parameter.experts if part.expert is None else 1
+    magnitudes = outputs if lora.variant == "DoRA" else 0
+    return count * lora.rank * inputs, count * lora.rank * outputs, count * magnitudes
 
 
 def _experts_of_token(parameter: PackedParameter, config: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -100,49 +100,40 @@ class Tracer:
         tokens = way.rows * way.length
         # What belongs to a layer is in its segments.
         outside = self._experts.get(None, PackedSizes())
-        held = weights + batch + (gradients if way.accumulates else 0) + outside.unpacked
-        kept = tokens * outside.saved_deep + outside.cast_deep
-        late = outside.new_gradients(accumulates=way.accumulates)
+        held = weights + batch + (gradients if way.accumulates else 0)
         return Peaks(
             load=weights + model.load_transient,
-            loss=held + step.forward + (0 if way.checkpointing else kept),
-            recompute=held + step.backward + kept + late,
+            loss=held + outside.unpacked + step.forward + (0 if way.checkpointing else outside.kept(tokens)),
+            recompute=held + step.backward + outside.backward(tokens, accumulates=way.accumulates),
             optimizer=weights + batch + gradients + self._with_packed(self._optimizer(optimizer).transient),
             evaluation=weights + batch + outside.unpacked + self._evaluation(way),
         )
 
     def _with_experts(self, traced: PassSegments, way: Way) -> PassSegments:
-        """Add what products with an adapter keep in each traced layer, and the gradients that the layer leaves.
+        """Add the unpacked matrices of each traced layer, what its adapters keep, and the gradients that it leaves.
 
         A layer unpacks matrices only while it runs. The output matrix, where many models peak, is not packed.
         """
-        traced = self._with_unpacked(traced)
-        tokens, forward, backward = way.rows * way.length, [], []
-        for place, (ahead, back) in enumerate(zip(traced.forward, traced.backward, strict=True)):
+        tokens, backward = way.rows * way.length, []
+        for place, back in enumerate(traced.backward):
             sizes = self._experts.get(place, PackedSizes())
-            kept = tokens * sizes.saved_deep + sizes.cast_deep
-            new = sizes.new_gradients(accumulates=way.accumulates)
-            # Those of earlier passes exist already, and take them in at the end of the layer.
-            left = 0 if way.accumulates else new
-            if way.checkpointing:
-                # The layer keeps something only while its backward pass runs it again.
-                forward.append(ahead)
-                backward.append(Segment(back.peak + kept + new, back.left + left))
-            else:
-                forward.append(Segment(ahead.peak + kept, ahead.left + kept))
-                backward.append(Segment(back.peak + new, back.left - kept + left))
-        return replace(traced, forward=tuple(forward), backward=tuple(backward))
+            needed = sizes.backward(tokens, accumulates=way.accumulates)
+            # What was kept since the forward pass goes. Otherwise the layer runs again, and keeps it only meanwhile.
+            gone = 0 if way.checkpointing else sizes.kept(tokens)
+            # The gradients of earlier passes exist already, and take the new ones in.
+            left = 0 if way.accumulates else sizes.trained_bytes
+            backward.append(Segment(back.peak + needed - gone, back.left + left - gone))
+        forward = self._with_unpacked(traced.forward, 0 if way.checkpointing else tokens)
+        return replace(traced, forward=forward, backward=tuple(backward))
 
-    def _with_unpacked(self, traced: PassSegments) -> PassSegments:
-        """Add the unpacked matrices of each traced layer to its peaks."""
-        forward, backward = (
-            tuple(
-                Segment(one.peak + self._experts.get(place, PackedSizes()).unpacked, one.left)
-                for place, one in enumerate(segments)
-            )
-            for segments in (traced.forward, traced.backward)
-        )
-        return replace(traced, forward=forward, backward=backward)
+    def _with_unpacked(self, forward: Sequence[Segment], tokens: int = 0) -> tuple[Segment, ...]:
+        """Add the unpacked matrices of each traced layer to a forward pass, and what its adapters keep of `tokens` tokens."""
+        found = []
+        for place, ahead in enumerate(forward):
+            sizes = self._experts.get(place, PackedSizes())
+            kept = sizes.kept(tokens) if tokens else 0
+            found.append(Segment(ahead.peak + sizes.unpacked + kept, ahead.left + kept))
+        return tuple(found)
 
     def _packed_sizes(self, structure: Any, lora: Lora) -> dict[int | None, PackedSizes]:
         """Return the sizes of packed parameters by the place of the traced layer; those outside of layers have None."""
@@ -166,7 +157,8 @@ class Tracer:
         if key not in self._evaluations:
             # It keeps nothing for a backward pass, so checkpointing changes nothing.
             model = self._model(way.weights, checkpointing=way.checkpointing)
-            segments = self._with_unpacked(model.evaluation(way.rows, way.length))
+            segments = model.evaluation(way.rows, way.length)
+            segments = replace(segments, forward=self._with_unpacked(segments.forward))
             self._evaluations[key] = compose(segments, self._layers).forward
         return self._evaluations[key]
 

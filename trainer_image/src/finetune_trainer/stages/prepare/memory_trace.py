@@ -36,7 +36,7 @@ ONLY_SECONDS = 600.0
 """The same if nothing else can size the model."""
 FOLDER = "traces"
 _STEP = "trace"
-_FORMAT = 5  # increase it if the same inputs would give another trace
+_FORMAT = 6  # increase it if the same inputs would give another trace
 _DECISIVE = {
     "effective_batch_size", "micro_batch_size", "gradient_checkpointing", "lora", "router_aux_loss_coefficient",
 }  # fmt: skip
