@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ _WATCH_SECONDS = 21_600
 class Departure:
     """The seconds from the end of a pod's container until the pod is gone, and their parts.
 
-    The kubelet gives the end in whole seconds, so the total and the report seem up to a second longer than they are.
+    The kubelet gives the end in whole seconds. Without `Timeline.use`, the total and the report seem up to a second longer.
     """
 
     total: float
@@ -46,12 +47,14 @@ class PodTimes:
     """The end of its containers, from which on its GPU is free."""
     gone: float | None = None
     finished: float | None = None
-    """The end of its last container, by the kubelet in whole seconds, on the clock of `time.time`."""
+    """The end of its last container, on the clock of `time.time`: by the kubelet in whole seconds, or by `Timeline.use`."""
     reported: float | None = None
     """When the API server told about that end; on the same clock, as the next two."""
     condemned: float | None = None
     """When the API server told that the pod is being deleted."""
     removed: float | None = None
+    containers: tuple[str, ...] = ()
+    """The names of its ended containers at the container runtime."""
 
     @property
     def departure(self) -> Departure | None:
@@ -100,6 +103,15 @@ class Timeline:
     def __exit__(self, *_error: object) -> None:
         self._leaving.set()
 
+    def use(self, ends: Mapping[str, float]) -> int:
+        """Take the ends of containers by name from the container runtime; return the number of pods whose end was known."""
+        found = 0
+        for pod in self.pods.values():
+            if pod.containers and all(name in ends for name in pod.containers):
+                pod.finished = max(ends[name] for name in pod.containers)
+                found += 1
+        return found
+
     def _follow(self, api: ApiClient, path: str, version: str, note: Any) -> None:
         try:
             for event in api.watch(path, version, _WATCH_SECONDS):
@@ -135,6 +147,8 @@ class Timeline:
         if times.reported is None and over and ends:
             times.finished = max(datetime.fromisoformat(end).timestamp() for end in ends)
             times.reported = wall
+            known = pod["status"]["containerStatuses"]
+            times.containers = tuple(each.get("containerID", "").rpartition("/")[2] for each in known)
         if times.condemned is None and "deletionTimestamp" in metadata:
             times.condemned = wall
         if kind == "DELETED":

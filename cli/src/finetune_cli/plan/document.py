@@ -6,10 +6,11 @@ from typing import Any
 
 from finetune_operator.api.plan import LearningRate
 from finetune_operator.sizing.changes import Change
-from finetune_operator.sizing.cost.forecast import UNKNOWN_SPEED, forecast, shown_cost, shown_duration
+from finetune_operator.sizing.cost.forecast import shown_cost, shown_duration
 from finetune_operator.sizing.cost.prices import CostSettings
 from finetune_operator.sizing.cost.work import Rows
 from finetune_operator.sizing.decision import Feasible, Infeasible, cross_check
+from finetune_operator.sizing.decision_forecast import forecast_of
 from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.learning_rate import warnings
 from finetune_operator.sizing.memory.calibration import Calibration
@@ -108,19 +109,7 @@ def _forecast(
     """Estimated time and cost, or why one of them is not known; null for a rejected job."""
     if isinstance(decision, Infeasible):
         return {"duration": None, "cost": None}
-    if request.shape is None:
-        return {"duration": {"reason": UNKNOWN_SPEED}, "cost": {"reason": UNKNOWN_SPEED}}
-    found = forecast(
-        request.spec,
-        request.shape,
-        decision.plan,
-        decision.gpu,
-        decision.offers,
-        rows,
-        cost,
-        request.device,
-        decision.layout.nodes,
-    )
+    found = forecast_of(request, decision, rows, cost)
     gpus = decision.layout.gpus
     duration, price = found.duration, found.cost
     return {

@@ -32,8 +32,9 @@ from finetune_operator.lifecycle.recorded_plan import (
 from finetune_operator.observed.inventory import Inventory
 from finetune_operator.settings import Settings
 from finetune_operator.sizing import decision as gpu_sizing
-from finetune_operator.sizing.cost.forecast import UNKNOWN_SPEED, forecast, shown_cost, shown_duration
+from finetune_operator.sizing.cost.forecast import shown_cost, shown_duration
 from finetune_operator.sizing.cost.work import Rows, rows_of
+from finetune_operator.sizing.decision_forecast import forecast_of
 from finetune_operator.sizing.gpus.affinity import node_affinity
 from finetune_operator.sizing.gpus.gpu import Offer, State
 from finetune_operator.sizing.ladder import ABILITIES, OLDER_ABILITIES, Abilities
@@ -205,9 +206,7 @@ def size_training(
     if doubt is not None:
         plan = replace(plan, warnings=(*plan.warnings, doubt))
     affinity = node_affinity(decision.offers, inventory.offers(spec.resources.gpu_resource_name))
-    shown = (
-        dict(kept) if kept else {**_shown(decision, plan), **_forecast(spec, shape, decision, rows, settings)}
-    )
+    shown = dict(kept) if kept else {**_shown(decision, plan), **_forecast(request, decision, rows, settings)}
     return Feasible(plan, shown, decision.offers, affinity, plan_digest(plan, affinity, device))
 
 
@@ -266,28 +265,12 @@ def _shown(decision: gpu_sizing.Feasible, plan: Plan) -> dict[str, Any]:
 
 
 def _forecast(
-    spec: FineTuneJobSpec,
-    shape: ModelShape | None,
-    decision: gpu_sizing.Feasible,
-    rows: Rows | None,
-    settings: Settings,
+    request: SizingRequest, decision: gpu_sizing.Feasible, rows: Rows | None, settings: Settings
 ) -> dict[str, Any]:
     """The estimated time and cost of TRAIN, or why one of them is not known."""
     if rows is None:
         return {}
-    if shape is None:
-        return {"duration": {"reason": UNKNOWN_SPEED}, "cost": {"reason": UNKNOWN_SPEED}}
-    found = forecast(
-        spec,
-        shape,
-        decision.plan,
-        decision.gpu,
-        decision.offers,
-        rows,
-        settings.cost,
-        settings.trainer.device,
-        decision.layout.nodes,
-    )
+    found = forecast_of(request, decision, rows, settings.cost)
     duration, cost = found.duration, found.cost
     return {
         "duration": {"reason": duration[:1024]}

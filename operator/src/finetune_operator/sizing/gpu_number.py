@@ -13,10 +13,10 @@ from typing import Protocol
 
 from finetune_operator.api.plan import Choice
 from finetune_operator.api.quantities import binary_size
-from finetune_operator.sizing.cost.forecast import forecast
 from finetune_operator.sizing.cost.prices import Cost, CostSettings, money
 from finetune_operator.sizing.cost.work import Rows
 from finetune_operator.sizing.decision import Feasible, Infeasible
+from finetune_operator.sizing.decision_forecast import forecast_of
 from finetune_operator.sizing.gpus.gpu import Offer
 from finetune_operator.sizing.gpus.offers import eligible
 from finetune_operator.sizing.layout import allowed_numbers, choose_layout, places, with_gpus
@@ -147,20 +147,8 @@ def _with_gpus(request: SizingRequest, gpus: int) -> SizingRequest:
 
 
 def _fit(request: SizingRequest, decision: Feasible, rows: Rows | None, cost: CostSettings) -> _Fit:
-    """Estimate what a run costs that fits. Of a family without a formula, no time is known."""
-    if request.shape is None:
-        return _Fit(request, decision)
-    found = forecast(
-        request.spec,
-        request.shape,
-        decision.plan,
-        decision.gpu,
-        decision.offers,
-        rows,
-        cost,
-        request.device,
-        decision.layout.nodes,
-    )
+    """Estimate what a run costs that fits."""
+    found = forecast_of(request, decision, rows, cost)
     if isinstance(found.duration, str):
         return _Fit(request, decision)
     hours = Decimal(found.duration.gpu_hours(decision.layout.gpus).expected)

@@ -17,7 +17,6 @@ from finetune_operator.sizing.gpus.gpu import Gpu, Offer
 from finetune_operator.sizing.memory.shape import ModelShape
 from finetune_operator.sizing.memory.training_plan import TrainingPlan
 
-UNKNOWN_SPEED = "no speed is known for models of this family"
 MAXIMUM_NUMBER = 2**53
 """Largest number in a status."""
 _SHARED = frozenset({"TimeSlicing", "Mps"})
