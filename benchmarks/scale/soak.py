@@ -83,6 +83,7 @@ def growth(sizes: list[int], warm: int, an_hour: float) -> dict[str, Any]:
         "cachesFull": full,
         "firstMegabytes": round(settled[0], 1),
         "lastMegabytes": round(settled[-1], 1),
+        "tenthsMegabytes": [round(mean, 1) for mean in _means(settled)],
         "samples": len(settled),
         "megabytesAnHour": round(slope(settled) * an_hour, 2),
         "megabytesAnHour95": [round(bound * an_hour, 2) for bound in slope_interval(settled)],
@@ -95,16 +96,21 @@ def slope_interval(values: list[float]) -> tuple[float, float]:
     Neighboring values are alike, and the usual interval would be too narrow. So it is that of the means of BATCHES runs of
     values, which are nearly independent. Raises ValueError for too few values.
     """
-    length = len(values) // BATCHES
-    if length == 0:
-        raise ValueError(f"the slope needs at least {BATCHES} values, found {len(values)}")
-    means = [sum(values[start : start + length]) / length for start in range(0, BATCHES * length, length)]
+    length, means = len(values) // BATCHES, _means(values)
     rise, mean = slope(means), sum(means) / BATCHES
     middle = (BATCHES - 1) / 2
     squares = sum((each - mean - rise * (place - middle)) ** 2 for place, each in enumerate(means))
     spread = sum((place - middle) ** 2 for place in range(BATCHES))
     error = math.sqrt(squares / (BATCHES - 2) / spread)
     return (rise - QUANTILE * error) / length, (rise + QUANTILE * error) / length
+
+
+def _means(values: list[float]) -> list[float]:
+    """The mean of each of BATCHES runs of values. Raises ValueError for too few values."""
+    length = len(values) // BATCHES
+    if length == 0:
+        raise ValueError(f"the slope needs at least {BATCHES} values, found {len(values)}")
+    return [sum(values[start : start + length]) / length for start in range(0, BATCHES * length, length)]
 
 
 def slope(values: list[float]) -> float:
