@@ -131,7 +131,8 @@ class ControlPlane:
                     bind_address="127.0.0.1",
                     secure_port=0,
                     leader_elect=False,
-                    controllers="job-controller,garbage-collector-controller",
+                    # Claims have a finalizer, so without its controller each claim would stay for ever.
+                    controllers="job-controller,garbage-collector-controller,persistentvolumeclaim-protection-controller",
                     concurrent_job_syncs=10,
                     profiling=False,
                     **_LIFTED,
