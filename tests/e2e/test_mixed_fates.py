@@ -18,7 +18,7 @@ from devcluster.provider import ProvidedCluster
 from tests.support.chart import permissions, render
 from tests.support.e2e import jobs
 from tests.support.e2e.audit_log import read_requests
-from tests.support.e2e.container_ends import container_ends
+from tests.support.e2e.container_ends import ContainerEnds
 from tests.support.e2e.fates import BAD_DATA, FATES, Life, Stage, judged, leaves_orphans, live, lives
 from tests.support.e2e.leader_killer import LeaderKiller
 from tests.support.e2e.leases import leads_one_of_two, until
@@ -117,6 +117,7 @@ def test_every_job_ends_as_it_must_while_leaders_are_killed(
     began, since = time.monotonic(), datetime.now(UTC)
     with (
         Timeline(workplace.kubeconfig, workplace.namespace) as timeline,
+        ContainerEnds(operator.kubeconfig.with_name("containerd.sock")) as ends,
         LeaderKiller(kubectl, PERIOD_SECONDS) as killer,
     ):
         for life in chosen:
@@ -125,8 +126,8 @@ def test_every_job_ends_as_it_must_while_leaders_are_killed(
         wrong = live(stage, chosen, still_seconds=STILL_SECONDS)
         wrong += judged(scene, chosen)
     wrong += doubles(timeline)
-    exact = timeline.use(container_ends(operator.kubeconfig.parent / "log" / "containerd.log"))
-    print(f"the ends of {exact} pods to the millisecond")
+    exact = timeline.use(ends.by_name())
+    print(f"containerd told the ends of {exact} pods")
     under, ended = departures(timeline, killer)
     print(f"{len(chosen)} jobs in {time.monotonic() - began:.0f} s, {killer.kills} leaders killed")
     print(f"{len(timeline.pods)} pods, {len(timeline.jobs)} Jobs")

@@ -9,7 +9,6 @@ from devcluster import product
 from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
-from tests.support.e2e.container_ends import container_ends
 from tests.support.e2e.tiny_runs import GENEROUS_SECONDS, TinyRuns
 
 pytestmark = pytest.mark.cluster
@@ -70,11 +69,6 @@ def test_a_trainer_that_handles_no_signal_yet_leaves_at_once(
     while room("logs", "slow-start") != "starting\n":
         assert time.monotonic() < deadline, "the trainer must begin to start within a minute"
         time.sleep(0.2)
-    name = room("get", "pod", "slow-start", "--output=jsonpath={.status.containerStatuses[0].containerID}")
-    before = time.time()
+    before = time.monotonic()
     room("delete", "pod", "slow-start", "--wait=true")
-    after = time.time()
-    assert after - before < GENEROUS_SECONDS
-    # The mixed fates measure with these ends.
-    ends = container_ends(operator.kubeconfig.parent / "log" / "containerd.log")
-    assert before < ends[name.rpartition("/")[2]] < after
+    assert time.monotonic() - before < GENEROUS_SECONDS
