@@ -15,6 +15,7 @@ from tests.support.e2e import jobs
 from tests.support.e2e.pairs import in_two_pods, live_through_an_eviction_and_a_suspension, trained
 from tests.support.e2e.queues import wait_for
 
+TRAIN_MEMORY, PREPARE_MEMORY = "3584Mi", "3Gi"
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.devcluster,
@@ -29,7 +30,7 @@ def job_sets(operator: ProvidedCluster, kubectl: Kubectl) -> Iterator[None]:
     with JOB_SET.running(kubectl, operator.trainer_image):
         product.install_chart(
             operator,
-            {"jobSets": True, "trainer": {"resources": {"train": {"cpu": "250m", "memory": "3Gi"}}}},
+            {"jobSets": True, "trainer": {"resources": {"train": {"cpu": "250m", "memory": TRAIN_MEMORY}}}},
         )
         try:
             yield
@@ -61,3 +62,19 @@ def test_a_deleted_job_takes_its_job_set_and_its_pods_with_it(room: Kubectl) -> 
     room("delete", "finetunejob", "gone", "--wait=true")
     wait_for("neither pods nor Jobs", seconds=120, holds=lambda: not owners(room, "gone"))
     wait_for("no pods", seconds=120, holds=lambda: not jobs.stage_pods(room, "gone", "train"))
+
+
+def test_a_quota_that_refuses_the_pods_of_a_job_set_is_named(room: Kubectl) -> None:
+    """The Job controller tells it of the Job that the JobSet made, which the operator does not watch."""
+    quota = {"metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": PREPARE_MEMORY}}}
+    room.apply({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+    try:
+        room("wait", "resourcequota/small", "--for=jsonpath={.status.hard}", "--timeout=30s")
+        room.apply(in_two_pods("refused"))
+        job = jobs.until(room, "refused", "ChildRefused", seconds=300, holds=jobs.waiting("ChildRefused"))
+        message = product.condition(job, "Reconciling")["message"]
+        assert "refused-train-0 has no pod: FailedCreate: " in message
+        assert "exceeded quota: small" in message
+    finally:
+        room("delete", "resourcequota", "small")
+        room("delete", "finetunejob", "refused", "--ignore-not-found", "--wait=true")

@@ -86,6 +86,11 @@ _ACTIVE_REASONS = {
 }
 
 
+def job_of_set(name: str) -> str:
+    """Name of the only Job that the JobSet `name` makes."""
+    return f"{name}-{REPLICATED_JOB}-0"
+
+
 def child_name(job_name: str, stage: Stage, attempt: int) -> str:
     """Name of the batch/v1 Job of one attempt. It is deterministic, so that the Job cannot be created twice."""
     return f"{job_name}-{stage.slug}-{attempt}"

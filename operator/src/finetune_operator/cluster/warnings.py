@@ -23,6 +23,7 @@ from finetune_operator.observed.warnings import (
     cause_of,
     has_passed,
     project_event,
+    selector_of,
 )
 
 ROUND_SECONDS = 2.0
@@ -105,7 +106,7 @@ class WarningReader:
 
     async def _read_group(self, namespace: str, group: Sequence[_Child], *, wake: bool = True) -> bool:
         """Read the children of one namespace; returns False if the API server does not answer or forbids it."""
-        sources = {uid for child in group for uid in child.unstarted.sources}
+        sources = {source for child in group for source in child.unstarted.sources}
         try:
             events = await (
                 self._read_each(namespace, sources) if len(sources) < SHARED else self._read_shared(namespace)
@@ -120,18 +121,19 @@ class WarningReader:
             return False
         by_source: dict[str, list[EventRecord]] = {}
         for event in events:
-            by_source.setdefault(event.uid, []).append(event)
+            for source in event.sources:
+                by_source.setdefault(source, []).append(event)
         for child in group:
-            found = [event for uid in child.unstarted.sources for event in by_source.get(uid, ())]
+            found = [event for source in child.unstarted.sources for event in by_source.get(source, ())]
             if self._note(child, found) and wake:
                 self._wake(child.key)
         return True
 
-    async def _read_each(self, namespace: str, uids: Iterable[str]) -> list[EventRecord]:
+    async def _read_each(self, namespace: str, sources: Iterable[str]) -> list[EventRecord]:
         found: list[EventRecord] = []
-        for uid in sorted(uids):
+        for source in sorted(sources):
             self._allowed -= 1
-            listed = await self._cluster.list_events(namespace, f"involvedObject.uid={uid}", project_event)
+            listed = await self._cluster.list_events(namespace, selector_of(source), project_event)
             found += listed.items
         return found
 

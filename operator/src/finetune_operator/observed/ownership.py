@@ -12,10 +12,10 @@ from finetune_operator.api.stages import (
     JOB_LABEL,
     JOB_SET_LABEL,
     KIND,
-    REPLICATED_JOB,
     RUN_ANNOTATION,
     STAGE_LABEL,
     Stage,
+    job_of_set,
     parse_child_name,
 )
 
@@ -50,7 +50,7 @@ def job_set_uid(metadata: Mapping[str, Any]) -> str | None:
     """
     for reference in metadata.get("ownerReferences") or ():
         if reference.get("controller") and reference.get("kind") == "Job":
-            made = reference.get("name", "").endswith(f"-{REPLICATED_JOB}-0")
+            made = reference.get("name", "").endswith(job_of_set(""))
             uid = (metadata.get("labels") or {}).get(JOB_SET_LABEL)
             return str(uid) if made and uid else None
     return None

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.api.formats import format_time, parse_time
+from finetune_operator.api.stages import JOB_SET, job_of_set
 from finetune_operator.contract.bounded import clean_text
 from finetune_operator.observed.observation import ChildJob, Claim, Pod
 from finetune_operator.observed.pending import is_stuck
@@ -19,6 +20,7 @@ GRACE = timedelta(seconds=3)
 RECENT = timedelta(minutes=5)
 """A cause that is this much older than the newest one has ended. Clients repeat an Event at least so often."""
 
+JOB_SOURCE = "Job/"
 _HARMLESS = {
     # The container's state says more.
     "Failed",
@@ -28,7 +30,7 @@ _HARMLESS = {
     "FailedPostStartHook",
     "FailedPreStopHook",
 }
-_BLOCKING = {"NetworkNotReady", "ProvisioningFailed"}
+_BLOCKING = {"JobCreationFailed", "NetworkNotReady", "ProvisioningFailed"}
 """Reasons of Warnings that keep a pod from starting, besides those that begin with Failed."""
 PASSED = frozenset({"Pulling", "Pulled", "Created", "Started", "ProvisioningSucceeded", "SuccessfulCreate"})
 """Reasons of Events that show that whatever came before has ended."""
@@ -47,6 +49,13 @@ class EventRecord:
     message: str
     time: str
     """Its last time, as text of whole seconds, which sorts. Empty if it has none."""
+    job: str = ""
+    """Name of the object if it is a Job."""
+
+    @property
+    def sources(self) -> tuple[str, str]:
+        """The object as `Unstarted.sources` may name it."""
+        return self.uid, f"{JOB_SOURCE}{self.job}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Unstarted:
     uid: str
     """That of the Job or the pod."""
     sources: frozenset[str]
-    """uids of the objects whose Events may say the cause."""
+    """uids of the objects whose Events may say the cause. The Job of a JobSet has its name after JOB_SOURCE instead."""
     since: datetime
     """Earlier Events are about something that has ended."""
 
@@ -65,12 +74,24 @@ def project_event(body: Mapping[str, Any]) -> EventRecord:
     """Project an Event in either of its forms: with `lastTimestamp`, or with `eventTime` and a series."""
     series = body.get("series") or {}
     times = (series.get("lastObservedTime"), body.get("lastTimestamp"), body.get("eventTime"))
+    about = body.get("involvedObject") or {}
     return EventRecord(
-        uid=(body.get("involvedObject") or {}).get("uid", ""),
+        uid=about.get("uid", ""),
         warning=body.get("type") == "Warning",
         reason=str(body.get("reason", "")),
         message=str(body.get("message", "")),
         time=max(str(time or "")[:19] for time in times),
+        job=about.get("name", "") if about.get("kind") == "Job" else "",
+    )
+
+
+def selector_of(source: str) -> str:
+    """Return the field selector of the Events about a source of `Unstarted`."""
+    name = source.removeprefix(JOB_SOURCE)
+    return (
+        f"involvedObject.uid={source}"
+        if name == source
+        else f"involvedObject.kind=Job,involvedObject.name={name}"
     )
 
 
@@ -81,7 +102,7 @@ def unstarted(
     pods = tuple(pods)
     owners = {pod.owner_uid for pod in pods}
     found = [
-        Unstarted(child.uid, frozenset({child.uid}), child.started)
+        Unstarted(child.uid, _sources(child), child.started)
         for child in children
         if child.uid not in owners
         and not (child.suspended or child.deleting or child.finished)
@@ -97,6 +118,12 @@ def unstarted(
         if sources:
             found.append(Unstarted(pod.uid, frozenset(sources), since if pod.node else pod.created))
     return found
+
+
+def _sources(child: ChildJob) -> frozenset[str]:
+    """Return the sources of a child without a pod. The operator does not watch the Job of a JobSet."""
+    made = {f"{JOB_SOURCE}{job_of_set(child.name)}"} if child.kind == JOB_SET else set()
+    return frozenset({child.uid, *made})
 
 
 def cause_of(events: Iterable[EventRecord], since: datetime, shown: str = "") -> str:

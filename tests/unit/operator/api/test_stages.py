@@ -6,6 +6,7 @@ from finetune_operator.api.stages import (
     WORK_STAGES,
     Stage,
     child_name,
+    job_of_set,
     parse_child_name,
     workspace_claim_name,
 )
@@ -52,3 +53,8 @@ def test_the_longest_job_name_leaves_room_for_child_names() -> None:
     name = "n" * MAXIMUM_NAME_LENGTH
     longest = max(len(child_name(name, stage, 1000)) for stage in Stage)
     assert max(longest, len(workspace_claim_name(name))) <= 63
+
+
+def test_the_job_of_a_job_set_has_a_name_of_the_same_child() -> None:
+    name = child_name("demo", Stage.TRAIN, 2)
+    assert parse_child_name(job_of_set(name)) == parse_child_name(name)

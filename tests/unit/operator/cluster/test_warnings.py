@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from finetune_operator.api.formats import format_time
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import JOB_SET, Stage
 from finetune_operator.cluster.node_store import GpuStore
 from finetune_operator.cluster.resources import Cluster
 from finetune_operator.cluster.store import Store
@@ -87,6 +87,7 @@ def _selects(wanted: Mapping[str, str], each: Mapping[str, Any]) -> bool:
     present = {
         "involvedObject.uid": each["involvedObject"]["uid"],
         "involvedObject.kind": each["involvedObject"]["kind"],
+        "involvedObject.name": each["involvedObject"].get("name", ""),
         "type": each["type"],
         "reason": each["reason"],
     }
@@ -175,6 +176,21 @@ async def test_a_thousand_jobs_over_quota_share_their_requests() -> None:
         assert len(events.woken) == 1001
         assert len(events.asked) <= 3 + 2
         assert events.store.warning(("other", "demo0"), alone.uid) == "FailedCreate: violates PodSecurity"
+
+
+@pytest.mark.parametrize("jobs", [1, 9], ids=["by name", "shared"])
+async def test_a_quota_shows_at_the_job_that_a_job_set_made(jobs: int) -> None:
+    async with reading() as events:
+        events.child = replace(events.child, kind=JOB_SET)
+        children = [events.add_job(number) for number in range(jobs)]
+        refused = event("unknown", "FailedCreate", "exceeded quota: gpus", 4)
+        refused["involvedObject"] = {"uid": "unknown", "kind": "Job", "name": f"{children[0].name}-r-0"}
+        events.events = [refused]
+        await events.rounds(4)
+        for number, child in enumerate(children):
+            observation = events.store.observe(("team", f"demo{number}"))
+            assert observation is not None
+            assert observation.warnings == {child.uid: "FailedCreate: exceeded quota: gpus"}
 
 
 async def test_requests_are_bounded_and_namespaces_take_turns() -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from finetune_operator.api.formats import format_time
-from finetune_operator.api.stages import Stage
+from finetune_operator.api.stages import JOB_SET, Stage
 from finetune_operator.observed.observation import Claim
 from finetune_operator.observed.warnings import (
     EventRecord,
     cause_of,
     has_passed,
     project_event,
+    selector_of,
     unstarted,
 )
 
@@ -44,6 +45,34 @@ def test_both_forms_of_events_have_the_same_times() -> None:
         project_event({**about, "eventTime": "2026-11-24T09:00:01.250000Z", "series": series}).time > old.time
     )
     assert project_event({**about}).time == ""
+
+
+def test_only_a_job_is_known_by_its_name() -> None:
+    for kind, known in (("Job", "Job/demo"), ("Pod", "Job/")):
+        record = project_event({"involvedObject": {"uid": "uid-1", "kind": kind, "name": "demo"}})
+        assert record.sources == ("uid-1", known)
+
+
+def test_the_job_of_a_job_set_is_a_source_of_its_causes() -> None:
+    world = started(Stage.TRAIN)
+    child = world.children["demo-train-0"]
+    found = [
+        {selector_of(source) for source in one.sources}
+        for one in unstarted(
+            [child, replace(child, uid="set", kind=JOB_SET)], [], None, child.started + timedelta(minutes=1)
+        )
+    ]
+    assert found == [
+        {f"involvedObject.uid={child.uid}"},
+        {"involvedObject.uid=set", "involvedObject.kind=Job,involvedObject.name=demo-train-0-r-0"},
+    ]
+
+
+def test_a_job_set_that_cannot_make_its_job_says_why() -> None:
+    assert (
+        cause_of([event(1, "JobCreationFailed", "exceeded quota")], NOW)
+        == "JobCreationFailed: exceeded quota"
+    )
 
 
 def test_the_newest_blocking_warning_is_the_cause() -> None:
