@@ -22,12 +22,15 @@ class ContainerEnds:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._process.terminate()
-        self._process.wait()
+        self._reader.join()
+        # It closes the pipe, too.
+        self._process.communicate()
 
     def by_name(self) -> dict[str, float]:
         """Return the end of each container by its name so far, in seconds of `time.time`."""
