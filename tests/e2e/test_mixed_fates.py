@@ -128,6 +128,7 @@ def test_every_job_ends_as_it_must_while_leaders_are_killed(
     wrong += doubles(timeline)
     exact = timeline.use(ends.by_name())
     print(f"containerd told the ends of {exact} pods")
+    assert exact, "containerd must tell when containers end"
     under, ended = departures(timeline, killer)
     print(f"{len(chosen)} jobs in {time.monotonic() - began:.0f} s, {killer.kills} leaders killed")
     print(f"{len(timeline.pods)} pods, {len(timeline.jobs)} Jobs")

@@ -53,9 +53,9 @@ class EventRecord:
     """Name of the object if it is a Job."""
 
     @property
-    def sources(self) -> tuple[str, str]:
+    def sources(self) -> tuple[str, ...]:
         """The object as `Unstarted.sources` may name it."""
-        return self.uid, f"{JOB_SOURCE}{self.job}"
+        return (self.uid, f"{JOB_SOURCE}{self.job}") if self.job else (self.uid,)
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,9 @@ def project_event(body: Mapping[str, Any]) -> EventRecord:
 
 def selector_of(source: str) -> str:
     """Return the field selector of the Events about a source of `Unstarted`."""
-    name = source.removeprefix(JOB_SOURCE)
-    return (
-        f"involvedObject.uid={source}"
-        if name == source
-        else f"involvedObject.kind=Job,involvedObject.name={name}"
-    )
+    if source.startswith(JOB_SOURCE):
+        return f"involvedObject.kind=Job,involvedObject.name={source.removeprefix(JOB_SOURCE)}"
+    return f"involvedObject.uid={source}"
 
 
 def unstarted(

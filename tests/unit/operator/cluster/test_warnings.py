@@ -181,16 +181,19 @@ async def test_a_thousand_jobs_over_quota_share_their_requests() -> None:
 @pytest.mark.parametrize("jobs", [1, 9], ids=["by name", "shared"])
 async def test_a_quota_shows_at_the_job_that_a_job_set_made(jobs: int) -> None:
     async with reading() as events:
-        events.child = replace(events.child, kind=JOB_SET)
-        children = [events.add_job(number) for number in range(jobs)]
+        children = []
+        for number in range(jobs):
+            events.child = replace(events.child, kind=JOB_SET, name=f"demo{number}-train-0")
+            children.append(events.add_job(number))
         refused = event("unknown", "FailedCreate", "exceeded quota: gpus", 4)
-        refused["involvedObject"] = {"uid": "unknown", "kind": "Job", "name": f"{children[0].name}-r-0"}
+        refused["involvedObject"] = {"uid": "unknown", "kind": "Job", "name": "demo0-train-0-r-0"}
         events.events = [refused]
         await events.rounds(4)
-        for number, child in enumerate(children):
-            observation = events.store.observe(("team", f"demo{number}"))
-            assert observation is not None
-            assert observation.warnings == {child.uid: "FailedCreate: exceeded quota: gpus"}
+        known = {
+            number: events.store.warning(("team", f"demo{number}"), child.uid)
+            for number, child in enumerate(children)
+        }
+        assert known == {0: "FailedCreate: exceeded quota: gpus", **dict.fromkeys(range(1, jobs), "")}
 
 
 async def test_requests_are_bounded_and_namespaces_take_turns() -> None:

@@ -48,9 +48,9 @@ def test_both_forms_of_events_have_the_same_times() -> None:
 
 
 def test_only_a_job_is_known_by_its_name() -> None:
-    for kind, known in (("Job", "Job/demo"), ("Pod", "Job/")):
+    for kind, known in (("Job", ("uid-1", "Job/demo")), ("Pod", ("uid-1",))):
         record = project_event({"involvedObject": {"uid": "uid-1", "kind": kind, "name": "demo"}})
-        assert record.sources == ("uid-1", known)
+        assert record.sources == known
 
 
 def test_the_job_of_a_job_set_is_a_source_of_its_causes() -> None:

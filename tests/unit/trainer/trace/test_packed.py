@@ -16,7 +16,7 @@ from finetune_trainer.model.packed_weight import PackedWeight, packed_adapters, 
 from finetune_trainer.model.small_config import small_document
 from finetune_trainer.proof.small_run import SmallRun
 from finetune_trainer.trace.allocations import rounded
-from finetune_trainer.trace.packed import PackedSizes, packed_sizes
+from finetune_trainer.trace.packed import AdaptedSizes, PackedSizes, packed_sizes
 from finetune_trainer.trace.profile import Tracer
 from transformers import AutoConfig
 
@@ -80,6 +80,26 @@ def test_sizes_are_those_of_the_loaded_experts(tmp_path: Path, kind: str, varian
     largest = max(weight.parameter.rows * weight.parameter.columns for weight in weights.values())
     assert 2 * largest <= found.unpacked <= 4.1 * largest
     assert found.kept(0) < found.kept(1) < found.kept(2)
+
+
+def adapter(layer: str, trained: int, saved: int) -> AdaptedSizes:
+    return AdaptedSizes(layer, trained, factor=trained // 2, saved=saved, cast=2 * trained)
+
+
+def test_a_backward_pass_needs_what_is_kept_or_the_gradients_that_replace_it() -> None:
+    sizes = PackedSizes(unpacked=10, adapters=(adapter("a", 100, 8), adapter("a", 50, 4)))
+    # All gradients, and those of the largest factor twice.
+    assert sizes.backward(0, accumulates=False) == 4 * 150 + 4 * 50
+    # All that is kept, and an unpacked matrix.
+    assert sizes.backward(1000, accumulates=False) == sizes.kept(1000) + 10 == 12_000 + 300 + 10
+    assert PackedSizes(unpacked=10).backward(1000, accumulates=True) == 10
+
+
+def test_an_accumulating_pass_has_new_gradients_of_one_layer_only() -> None:
+    layers = tuple(adapter(name, 100, 1) for name in "abc")
+    sizes = PackedSizes(adapters=layers)
+    assert sizes.backward(0, accumulates=False) == 3 * 400 + 200
+    assert sizes.backward(0, accumulates=True) == 2 * layers[0].cast + 400 + 200
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss", "gpt2"])
