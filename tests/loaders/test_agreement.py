@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from tests.support.loaders.agreement import Answer, differences, equal_answers, lead_at_difference
+from tests.support.loaders.agreement import (
+    Answer,
+    decided_share,
+    differences,
+    equal_answers,
+    lead_at_difference,
+)
 
 REFERENCE = Answer([5, 6, 2], [3.0, 0.1, 2.0], [6, 7, 8])
 
@@ -29,3 +35,8 @@ def test_only_a_difference_above_the_noise_counts() -> None:
     assert differences([REFERENCE] * 4, found, 0.12) == [2, 3]
     assert differences([REFERENCE] * 4, found, 0.08) == [1, 2, 3]
     assert equal_answers([REFERENCE] * 4, found) == 1
+
+
+@pytest.mark.parametrize(("noise", "share"), [(0.05, 1), (0.1, 2 / 3), (2.5, 1 / 3), (3.0, 0)])
+def test_a_token_is_decided_if_it_leads_by_more_than_the_noise(noise: float, share: float) -> None:
+    assert decided_share([REFERENCE] * 2, noise) == pytest.approx(share)

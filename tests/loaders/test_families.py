@@ -23,7 +23,7 @@ from finetune_trainer.workspace.layout import WorkspaceLayout
 from peft import PeftModel
 
 from tests.support import workspaces
-from tests.support.loaders.agreement import Answer, differences, equal_answers
+from tests.support.loaders.agreement import Answer, decided_share, differences
 from tests.support.loaders.process import TRANSFORMERS_4, Loader
 from tests.support.loaders.serve_models import complete, greedy, row_logits
 from tests.support.published_models import PUBLISHED, Published, tokenizer_of, write_published
@@ -131,13 +131,16 @@ def test_a_family_trains_and_its_merge_is_proven(cases: dict[str, Case], name: s
 @EVERY
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_merged_model_answers_like_the_trained_one(cases: dict[str, Case], name: str, version: int) -> None:
-    """Weights rounded once to bf16 move the logits a little, which decides only between almost equal tokens."""
+    """Weights rounded once to bf16 move the logits a little, which decides only between almost equal tokens.
+
+    How many answers hold such a pair of tokens differs among processors, so equal answers are not counted.
+    """
     case = cases[name]
     noise = float(np.abs(case.logits[version] - case.trained_logits).max())
     effect = float(np.abs(case.trained_logits - case.untrained_logits).max())
-    assert noise <= 0.1 * effect
+    assert noise <= 0.05 * effect
     assert differences(case.trained, case.answers[version], 2 * noise) == []
-    assert equal_answers(case.trained, case.answers[version]) >= 0.8 * len(case.trained)
+    assert decided_share(case.trained, 2 * noise) >= 0.25, "noise would excuse nearly every difference"
 
 
 def test_most_answers_depend_on_their_prompts(cases: dict[str, Case]) -> None:

@@ -44,3 +44,9 @@ def differences(reference: Sequence[Answer], found: Sequence[Sequence[int]], noi
 def equal_answers(reference: Sequence[Answer], found: Sequence[Sequence[int]]) -> int:
     """Count the prompts that get the same answer, token by token."""
     return sum(lead_at_difference(one, other) is None for one, other in zip(reference, found, strict=True))
+
+
+def decided_share(reference: Sequence[Answer], noise: float) -> float:
+    """Return which part of the reference's tokens, from 0 to 1, leads by more than the noise, so that rounding cannot change it."""
+    leads = [lead for one in reference for lead in one.leads]
+    return sum(lead > noise for lead in leads) / len(leads)
