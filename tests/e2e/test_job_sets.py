@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from devcluster import product
+from devcluster.gpus import Gpus
 from devcluster.job_set import JOB_SET
 from devcluster.kubectl import Kubectl
 from devcluster.provider import ProvidedCluster
 
-from tests.support.e2e import jobs
+from tests.support.e2e import jobs, queues
 from tests.support.e2e.pairs import in_two_pods, live_through_an_eviction_and_a_suspension, trained
 from tests.support.e2e.queues import wait_for
 
@@ -78,3 +79,37 @@ def test_a_quota_that_refuses_the_pods_of_a_job_set_is_named(room: Kubectl) -> N
     finally:
         room("delete", "resourcequota", "small")
         room("delete", "finetunejob", "refused", "--ignore-not-found", "--wait=true")
+
+
+def test_all_pods_of_a_job_set_get_quota_or_none_and_a_preemption_loses_no_step(
+    room: Kubectl, workplace: Kubectl, kubectl: Kubectl, operator: ProvidedCluster
+) -> None:
+    image = operator.trainer_image
+    with queues.running_queues(kubectl, workplace, image), queues.quota(kubectl, 2):
+        first = queues.occupy(room, image, "first")
+        room.apply(in_two_pods("queued", queue=queues.GPU_QUEUE))
+        jobs.until(room, "queued", "TRAIN in its queue", seconds=180, holds=queues.train_waits)
+        workload = queues.workloads(room)["queued-train-0"]
+        assert workload["metadata"]["ownerReferences"][0]["kind"] == "JobSet"
+        assert [pods["count"] for pods in workload["spec"]["podSets"]] == [2]
+        assert jobs.stage_pods(room, "queued", "train") == [], "half of the quota admits no pod"
+
+        queues.leave(room, first)
+        before = max(trained(room, "queued", 6))
+        pods = jobs.stage_pods(room, "queued", "train")
+        assert [pod["spec"]["nodeSelector"][queues.PRODUCT_LABEL] for pod in pods] == [Gpus().product] * 2
+
+        urgent = queues.occupy(room, image, "urgent", urgent=True)
+        job = jobs.until(
+            room, "queued", "the preemption", seconds=60,
+            holds=lambda job: queues.train_waits(job) and not jobs.stage_pods(room, "queued", "train"),
+        )  # fmt: skip
+        assert "goes on from its saved state" in product.condition(job, "Suspended")["message"]
+        queues.leave(room, urgent)
+        after = trained(room, "queued", before + 1)
+        assert after[0] >= before, "no step may be repeated"
+
+        job = product.follow(room, "queued", seconds=400)
+        assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
+        attempts = [(each["stage"], each["attempt"], each["outcome"]) for each in job["status"]["attempts"]]
+        assert attempts == [("Prepare", 0, "Succeeded"), ("Train", 0, "Succeeded"), ("Merge", 0, "Succeeded")]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from devcluster import product
 from devcluster.gpus import RESOURCE, Gpus
 from devcluster.kubectl import Kubectl
-from devcluster.kueue import KUEUE
 from devcluster.provider import ProvidedCluster
 
 from tests.support.e2e import jobs, queues
@@ -31,16 +31,8 @@ TRAINING: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def queued_room(operator: ProvidedCluster, workplace: Kubectl, kubectl: Kubectl) -> Iterator[Kubectl]:
     """The shared namespace with LocalQueues, while Kueue runs."""
-    with KUEUE.running(kubectl, operator.trainer_image):
-        kubectl.apply(*queues.cluster_objects(), queues.PRIORITY_CLASS)
-        workplace.apply(*queues.local_queues())
-        try:
-            yield workplace
-        finally:
-            workplace("delete", "finetunejobs,jobs", "--all", "--wait=true")
-            workplace("delete", "localqueues", "--all", "--wait=true")
-            kubectl("delete", "clusterqueues,resourceflavors,workloadpriorityclasses", "--all", "--wait=true")
-            kubectl("delete", "priorityclass", queues.PRIORITY_CLASS["metadata"]["name"])
+    with queues.running_queues(kubectl, workplace, operator.trainer_image):
+        yield workplace
 
 
 @pytest.fixture
@@ -53,18 +45,7 @@ def room(queued_room: Kubectl) -> Iterator[Kubectl]:
 @pytest.fixture
 def occupy(room: Kubectl, operator: ProvidedCluster) -> Callable[..., str]:
     """Run a plain Job that takes the only GPU of quota."""
-
-    def run(name: str, *, urgent: bool = False) -> str:
-        room.apply(queues.plain_job(name, operator.trainer_image, urgent=urgent))
-        queues.wait_for(f"a pod of {name}", seconds=60, holds=lambda: queues.is_running(room, name))
-        return name
-
-    return run
-
-
-def leave(room: Kubectl, name: str) -> None:
-    """Delete a plain Job, so that its quota is free."""
-    room("delete", "job", name, "--wait=true")
+    return partial(queues.occupy, room, operator.trainer_image)
 
 
 def hold(kubectl: Kubectl, kind: str, queue: str, *, value: bool) -> None:
@@ -81,10 +62,6 @@ def suspended_for(reason: str) -> Callable[[dict[str, Any]], bool]:
         return (found["status"], found["reason"]) == ("True", reason)
 
     return holds
-
-
-def train_waits(job: dict[str, Any]) -> bool:
-    return suspended_for("QuotaPending")(job) and job["status"]["stage"]["name"] == "Train"
 
 
 def steps(room: Kubectl, name: str) -> list[int]:
@@ -116,13 +93,13 @@ def test_a_job_is_queued_admitted_preempted_and_finished(room: Kubectl, occupy: 
     assert job["status"]["stage"]["name"] == "Prepare"
     assert jobs.all_pods(room, "life") == []
     hold(room, "localqueue", queues.CPU_QUEUE, value=False)
-    job = jobs.until(room, "life", "TRAIN in its queue", seconds=180, holds=train_waits)
+    job = jobs.until(room, "life", "TRAIN in its queue", seconds=180, holds=queues.train_waits)
     assert job["status"]["phase"] == "Suspended"
     assert product.condition(job, "Reconciling")["reason"] == "QuotaPending"
     assert queues.GPU_QUEUE in product.condition(job, "Suspended")["message"]
     assert jobs.stage_pods(room, "life", "train") == []
 
-    leave(room, first)
+    queues.leave(room, first)
     jobs.until(
         room, "life", "TRAIN", seconds=60, holds=lambda _job: bool(jobs.stage_pods(room, "life", "train"))
     )
@@ -134,10 +111,10 @@ def test_a_job_is_queued_admitted_preempted_and_finished(room: Kubectl, occupy: 
     urgent = occupy("urgent", urgent=True)
     job = jobs.until(
         room, "life", "the preemption", seconds=60,
-        holds=lambda job: train_waits(job) and not jobs.stage_pods(room, "life", "train"),
+        holds=lambda job: queues.train_waits(job) and not jobs.stage_pods(room, "life", "train"),
     )  # fmt: skip
     assert "goes on from its saved state" in product.condition(job, "Suspended")["message"]
-    leave(room, urgent)
+    queues.leave(room, urgent)
     after = trained(room, "life", before + 1)
     assert after[0] >= before, "no step may be repeated"
 
@@ -154,16 +131,16 @@ def test_a_job_that_is_suspended_while_it_queues_leaves_and_queues_again(
 ) -> None:
     first = occupy("first")
     room.apply(jobs.fine_tune_job("pause", training={**TRAINING, "maximumSteps": 8}, **QUEUES))
-    jobs.until(room, "pause", "TRAIN in its queue", seconds=180, holds=train_waits)
+    jobs.until(room, "pause", "TRAIN in its queue", seconds=180, holds=queues.train_waits)
     jobs.suspend(room, "pause", value=True)
     jobs.until(room, "pause", "Suspended", seconds=30, holds=suspended_for("SuspendedByUser"))
     queues.wait_for("a queue without the job", seconds=30, holds=lambda: queues.queued_jobs(room) == [first])
-    leave(room, first)
+    queues.leave(room, first)
     second = occupy("second")
     assert jobs.stage_pods(room, "pause", "train") == [], "quota starts no job that the user suspends"
     jobs.suspend(room, "pause", value=False)
-    jobs.until(room, "pause", "TRAIN in its queue again", seconds=60, holds=train_waits)
-    leave(room, second)
+    jobs.until(room, "pause", "TRAIN in its queue again", seconds=60, holds=queues.train_waits)
+    queues.leave(room, second)
     job = product.follow(room, "pause", seconds=300)
     assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
     attempts = [(each["stage"], each["attempt"], each["outcome"]) for each in job["status"]["attempts"]]
@@ -193,7 +170,7 @@ def test_a_job_queues_with_its_priority_class_and_leaves_nothing_when_it_is_dele
     first = occupy("first")
     priority = {"priorityClassName": queues.PRIORITY_CLASS["metadata"]["name"]}
     room.apply(jobs.fine_tune_job("gone", training=TRAINING, resources=priority, **QUEUES))
-    jobs.until(room, "gone", "TRAIN in its queue", seconds=180, holds=train_waits)
+    jobs.until(room, "gone", "TRAIN in its queue", seconds=180, holds=queues.train_waits)
     assert queues.workloads(room)["gone-train-0"]["spec"]["priority"] == queues.PRIORITY_CLASS["value"]
     room("delete", "finetunejob", "gone", "--wait=true", "--cascade=foreground")
     queues.wait_for("a queue without the job", seconds=30, holds=lambda: queues.queued_jobs(room) == [first])
@@ -201,26 +178,11 @@ def test_a_job_queues_with_its_priority_class_and_leaves_nothing_when_it_is_dele
     assert room.json("get", "jobs", "--selector=finetune.dev/job=gone")["items"] == []
 
 
-def give_quota(kubectl: Kubectl, gpus: int) -> None:
-    """Let the queue have so many of the GPUs that the node has."""
-    queue = kubectl.json("get", "clusterqueue", queues.GPU_QUEUE)
-    (resource,) = [
-        resource
-        for flavor in queue["spec"]["resourceGroups"][0]["flavors"]
-        for resource in flavor["resources"]
-        if flavor["name"] == "present" and resource["name"] == RESOURCE
-    ]
-    resource["nominalQuota"] = str(gpus)
-    patch = json.dumps({"spec": {"resourceGroups": queue["spec"]["resourceGroups"]}})
-    kubectl("patch", "clusterqueue", queues.GPU_QUEUE, "--type=merge", f"--patch={patch}")
-
-
 @pytest.mark.usefixtures("volume_classes")
 def test_all_pods_of_a_run_are_admitted_or_none(
     room: Kubectl, kubectl: Kubectl, occupy: Callable[..., str]
 ) -> None:
-    give_quota(kubectl, 2)
-    try:
+    with queues.quota(kubectl, 2):
         first = occupy("first")
         small = {"cpu": "250m", "memory": "3Gi"}
         training = {**TRAINING, "maximumSteps": 4, "microBatchSize": 1}
@@ -230,19 +192,17 @@ def test_all_pods_of_a_run_are_admitted_or_none(
                 "pair", training=training, resources=resources, workspace=jobs.SHARED_WORKSPACE, **QUEUES
             )
         )
-        jobs.until(room, "pair", "TRAIN in its queue", seconds=180, holds=train_waits)
+        jobs.until(room, "pair", "TRAIN in its queue", seconds=180, holds=queues.train_waits)
         (pod_set,) = queues.workloads(room)["pair-train-0"]["spec"]["podSets"]
         assert pod_set["count"] == 2
         assert jobs.stage_pods(room, "pair", "train") == [], "half of the quota admits no pod"
-        leave(room, first)
+        queues.leave(room, first)
         jobs.until(
             room, "pair", "both pods", seconds=60,
             holds=lambda _job: len(jobs.stage_pods(room, "pair", "train")) == 2,
         )  # fmt: skip
         job = product.follow(room, "pair", seconds=400)
         assert product.condition(job, "Succeeded")["status"] == "True", job["status"]
-    finally:
-        give_quota(kubectl, 1)
 
 
 def test_the_default_queue_of_a_namespace_holds_jobs_that_name_none(room: Kubectl, kubectl: Kubectl) -> None:

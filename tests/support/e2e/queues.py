@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from devcluster import product
 from devcluster.gpus import RESOURCE, Gpus
 from devcluster.kubectl import Kubectl
-from devcluster.kueue import API
+from devcluster.kueue import API, KUEUE
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 GPU_QUEUE, CPU_QUEUE = "gpus", "cpus"
@@ -81,6 +83,63 @@ def local_queue(name: str, cluster_queue: str) -> dict[str, Any]:
 def local_queues() -> list[dict[str, Any]]:
     """The LocalQueues of a namespace, named like their ClusterQueues."""
     return [local_queue(name, name) for name in (GPU_QUEUE, CPU_QUEUE)]
+
+
+@contextmanager
+def running_queues(kubectl: Kubectl, workplace: Kubectl, image: str) -> Iterator[None]:
+    """Run Kueue with queues in the namespace of `workplace`, whose Jobs are deleted at the end. `image` is any thin image."""
+    with KUEUE.running(kubectl, image):
+        kubectl.apply(*cluster_objects(), PRIORITY_CLASS)
+        workplace.apply(*local_queues())
+        try:
+            yield
+        finally:
+            workplace("delete", "finetunejobs,jobs", "--all", "--wait=true")
+            workplace("delete", "localqueues", "--all", "--wait=true")
+            kubectl("delete", "clusterqueues,resourceflavors,workloadpriorityclasses", "--all", "--wait=true")
+            kubectl("delete", "priorityclass", PRIORITY_CLASS["metadata"]["name"])
+
+
+@contextmanager
+def quota(kubectl: Kubectl, gpus: int) -> Iterator[None]:
+    """Let the queue have so many of the GPUs that the node has, and one again at the end."""
+    _give_quota(kubectl, gpus)
+    try:
+        yield
+    finally:
+        _give_quota(kubectl, 1)
+
+
+def _give_quota(kubectl: Kubectl, gpus: int) -> None:
+    queue = kubectl.json("get", "clusterqueue", GPU_QUEUE)
+    (resource,) = [
+        resource
+        for flavor in queue["spec"]["resourceGroups"][0]["flavors"]
+        for resource in flavor["resources"]
+        if flavor["name"] == "present" and resource["name"] == RESOURCE
+    ]
+    resource["nominalQuota"] = str(gpus)
+    patch = json.dumps({"spec": {"resourceGroups": queue["spec"]["resourceGroups"]}})
+    kubectl("patch", "clusterqueue", GPU_QUEUE, "--type=merge", f"--patch={patch}")
+
+
+def occupy(kubectl: Kubectl, image: str, name: str, *, urgent: bool = False) -> str:
+    """Run a plain Job that takes one GPU of quota. Return its name."""
+    kubectl.apply(plain_job(name, image, urgent=urgent))
+    wait_for(f"a pod of {name}", seconds=60, holds=lambda: is_running(kubectl, name))
+    return name
+
+
+def leave(kubectl: Kubectl, name: str) -> None:
+    """Delete a plain Job, so that its quota is free."""
+    kubectl("delete", "job", name, "--wait=true")
+
+
+def train_waits(job: dict[str, Any]) -> bool:
+    """True if TRAIN waits for quota."""
+    found = product.condition(job, "Suspended")
+    waits = (found["status"], found["reason"]) == ("True", "QuotaPending")
+    return waits and job["status"]["stage"]["name"] == "Train"
 
 
 def plain_job(name: str, image: str, *, urgent: bool = False) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Kueue, built from its module (scripts/tools/build_kueue.sh), in a dev cluster.
 
-It manages batch/v1 Jobs only. Its aggregated API is off, because it needs a front proxy.
+It manages Jobs of batch/v1, and JobSets where they are installed. Its aggregated API is off, because it needs a front proxy.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ KUEUE = WebhookController(
     binary=BIN / "kueue",
     manifests=BIN / "kueue.yaml",
     build="scripts/tools/build_kueue.sh",
-    groups=frozenset({"kueue.x-k8s.io", "batch"}),
+    groups=frozenset({"kueue.x-k8s.io", "batch", "jobset.x-k8s.io"}),
     config={
-        "integrations": {"frameworks": ["batch/job"]},
+        "integrations": {"frameworks": ["batch/job", "jobset.x-k8s.io/jobset"]},
         "featureGates": {"VisibilityOnDemand": False},
     },
     probe={"apiVersion": API, "kind": "ResourceFlavor", "metadata": {"name": "probe"}},
