@@ -27,8 +27,10 @@ BAD_DATA = "bad"
 """The ConfigMap whose rows are no JSON."""
 MOST_ATTEMPTS = 15
 """Of one job, including those that a lost node or an eviction interrupts. No fate needs so many."""
-MOST_MISSES = 4
+MOST_MISSES = 8
 """Lives of one job in which the test may come too late."""
+_PATIENCE = 2
+"""So many misses show that the kubelet does not tell of this stage in time."""
 JUDGE_SECONDS = 120.0
 """Time for what follows the end of a job, such as the removal of its last pod."""
 _LOST_LABEL = "tests.finetune.dev/lost"
@@ -68,6 +70,10 @@ class Life:
     missed: int = 0
     """Lives in which the moment of the script passed between two looks."""
 
+    def running(self, scene: Scene, stage: str) -> str | None:
+        """Return the pod in which the stage runs; after some misses, one that is about to run."""
+        return scene.running(self.name, stage, or_bound=self.missed >= _PATIENCE)
+
     @property
     def node_label(self) -> str:
         """The label of the nodes on which it may train, if its fate chooses them. Each job has one of its own."""
@@ -103,7 +109,7 @@ def evicted(slug: str) -> Script:
     """Evict the stage's pod while it runs."""
 
     def script(stage: Stage, life: Life) -> Iterator[None]:
-        while (pod := stage.scene.running(life.name, slug)) is None or not stage.scene.evict(pod):
+        while (pod := life.running(stage.scene, slug)) is None or not stage.scene.evict(pod):
             yield
 
     return script
@@ -114,7 +120,7 @@ def suspended(slug: str) -> Script:
 
     def script(stage: Stage, life: Life) -> Iterator[None]:
         scene = stage.scene
-        while scene.running(life.name, slug) is None:
+        while life.running(scene, slug) is None:
             yield
         scene.patch(life.name, {"suspend": True})
         yield
@@ -131,7 +137,7 @@ def deleted(slug: str, propagation: str) -> Script:
     """Delete the job while the stage runs."""
 
     def script(stage: Stage, life: Life) -> Iterator[None]:
-        while stage.scene.running(life.name, slug) is None:
+        while life.running(stage.scene, slug) is None:
             yield
         stage.scene.delete(life.name, propagation)
         yield
@@ -145,7 +151,7 @@ def replaced(slug: str, propagation: str) -> Script:
     """Delete the job while the stage runs, and create its namesake at once."""
 
     def script(stage: Stage, life: Life) -> Iterator[None]:
-        while stage.scene.running(life.name, slug) is None:
+        while life.running(stage.scene, slug) is None:
             yield
         stage.scene.delete(life.name, propagation)
         life.uids.append(stage.scene.create(life.document))
@@ -158,7 +164,7 @@ def edited(slug: str) -> Script:
     """Change what may be changed while the stage runs, and try to change what may not."""
 
     def script(stage: Stage, life: Life) -> Iterator[None]:
-        while stage.scene.running(life.name, slug) is None:
+        while life.running(stage.scene, slug) is None:
             yield
         stage.scene.patch(life.name, {"lifecycle": {"retries": 7, "deadlineSeconds": 86_400}})
         try:

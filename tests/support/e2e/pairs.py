@@ -22,12 +22,13 @@ TRAINING: dict[str, Any] = {
 
 
 def in_two_pods(name: str, queue: str | None = None, **training: Any) -> dict[str, Any]:
+    queued: dict[str, Any] = {"queueName": queue} if queue else {}
     return jobs.fine_tune_job(
         name,
         training={**TRAINING, **training},
         resources={"gpus": 2, "gpusPerNode": 1},
         workspace=jobs.SHARED_WORKSPACE,
-        **({"queueName": queue} if queue else {}),
+        **queued,
     )
 
 

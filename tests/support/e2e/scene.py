@@ -84,15 +84,21 @@ class Scene:
                 ):
                     self._api.request("DELETE", f"{self._paths[kind]}/{name}?propagationPolicy=Background")
 
-    def running(self, name: str, stage: str) -> str | None:
-        """Return a pod of the job's stage whose container runs and that nobody deletes."""
+    def running(self, name: str, stage: str, *, or_bound: bool = False) -> str | None:
+        """Return a pod of the job's stage whose container runs and that nobody deletes.
+
+        With `or_bound`, return it as soon as it has a node: a busy kubelet tells of a short run only after its end.
+        """
         for pod in self._pods_of(name):
             states = [each["state"] for each in pod["status"].get("containerStatuses", [])]
             of_stage = pod["metadata"]["labels"]["finetune.dev/stage"] == stage
             if (
                 of_stage
                 and "deletionTimestamp" not in pod["metadata"]
-                and any("running" in each for each in states)
+                and (
+                    any("running" in each for each in states)
+                    or (or_bound and pod["status"]["phase"] == "Pending" and "nodeName" in pod["spec"])
+                )
             ):
                 return str(pod["metadata"]["name"])
         return None
