@@ -20,21 +20,25 @@ from devcluster.layout import REPOSITORY
 from devcluster.provider import provided_cluster
 
 from tests.support.e2e import jobs
+from tests.support.e2e.pairs import in_two_pods
 from tests.support.e2e.pod_departures import Departure, DepartureWatch
 
 GOAL_SECONDS = 2.0
+SMALL = {"cpu": "250m", "memory": "3Gi"}
+"""Two pods of TRAIN must fit on a small machine."""
 TOKENIZER = REPOSITORY / ".finetune" / "volumes" / "quickstart" / "models" / "SmolLM2-135M-Instruct"
 
 
-def measure(good: int, bad: int, taken: int) -> list[Departure]:
-    """Run `good` jobs of three stages, and `bad` and `taken` jobs that PREPARE rejects.
+def measure(good: int, bad: int, taken: int, pairs: int) -> list[Departure]:
+    """Run `good` and `pairs` jobs of three stages, and `bad` and `taken` jobs that PREPARE rejects.
 
-    A `bad` job has a broken dataset, a `taken` job a destination with the artifact of another spec.
+    TRAIN of a `pairs` job has two pods. A `bad` job has a broken dataset, a `taken` job a destination with the artifact of
+    another spec.
     Returns the departures of all pods.
     """
     folder = Path(tempfile.mkdtemp(prefix="pod-departure-"))
     with provided_cluster(f"departure-{os.getpid()}") as provided:
-        product.install_chart(provided)
+        product.install_chart(provided, {"trainer": {"resources": {"train": SMALL}}} if pairs else {})
         cluster = Kubectl(provided.kubeconfig)
         product.create_namespace(cluster, "departure")
         kubectl = cluster.within("departure")
@@ -51,6 +55,10 @@ def measure(good: int, bad: int, taken: int) -> list[Departure]:
                 kubectl.apply(jobs.fine_tune_job(f"good-{number}"))
                 product.follow(kubectl, f"good-{number}", seconds=300)
                 print(f"good-{number} ended", flush=True)
+            for number in range(pairs):
+                kubectl.apply(in_two_pods(f"pair-{number}", maximumSteps=4))
+                product.follow(kubectl, f"pair-{number}", seconds=400)
+                print(f"pair-{number} ended", flush=True)
             for number in range(taken):
                 occupied = jobs.fine_tune_job("good-0")["spec"]["output"]
                 evaluation = {"maximumRows": 5 + number}  # other than good-0: another hash
@@ -74,10 +82,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--good", type=int, default=5, help="jobs that succeed, three pods each")
+    parser.add_argument("--pairs", type=int, default=0, help="jobs that train in two pods, four pods each")
     parser.add_argument("--bad", type=int, default=6, help="jobs with a broken dataset, one pod each")
     parser.add_argument("--taken", type=int, default=2, help="jobs with a taken destination, one pod each")
     options = parser.parse_args()
-    departures = measure(options.good, options.bad, options.taken)
+    departures = measure(options.good, options.bad, options.taken, options.pairs)
     for departure in departures:
         print(f"{departure.pod:24} {departure.outcome:10} {departure.seconds:6.2f} s")
     seconds = sorted(departure.seconds for departure in departures)
