@@ -33,7 +33,12 @@ def manifests() -> list[dict[str, Any]]:
         {"kind": "ConfigMap", "data": {FILE: yaml.safe_dump(config)}},
         {
             "kind": "MutatingWebhookConfiguration",
-            "webhooks": [hook("pod", ""), hook("job", "batch"), hook("workload", "kueue.x-k8s.io")],
+            "webhooks": [
+                hook("pod", ""),
+                hook("job", "batch"),
+                hook("jobset", "jobset.x-k8s.io"),
+                hook("workload", "kueue.x-k8s.io"),
+            ],
         },
     ]
 
@@ -50,9 +55,10 @@ def test_kueue_runs_the_binary_of_this_checkout_without_an_image_of_its_own() ->
     assert pod["securityContext"]["runAsNonRoot"] is True
 
 
-def test_kueue_is_asked_about_jobs_and_queues_only() -> None:
+def test_kueue_is_asked_about_jobs_job_sets_and_queues_only() -> None:
     found = {document["kind"]: document for document in KUEUE.adapted(manifests(), IMAGE)}
     config = yaml.safe_load(found["ConfigMap"]["data"][FILE])
-    assert config["integrations"]["frameworks"] == ["batch/job"]
+    assert config["integrations"]["frameworks"] == ["batch/job", "jobset.x-k8s.io/jobset"]
     assert config["webhook"] == {"port": 9443}
-    assert [each["name"] for each in found["MutatingWebhookConfiguration"]["webhooks"]] == ["job", "workload"]
+    hooks = [each["name"] for each in found["MutatingWebhookConfiguration"]["webhooks"]]
+    assert hooks == ["job", "jobset", "workload"]
