@@ -82,7 +82,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--good", type=int, default=5, help="jobs that succeed, three pods each")
-    parser.add_argument("--pairs", type=int, default=0, help="jobs that train in two pods, four pods each")
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=0,
+        help="jobs that train in two pods, four pods each; they need the StorageClass `shared`",
+    )
     parser.add_argument("--bad", type=int, default=6, help="jobs with a broken dataset, one pod each")
     parser.add_argument("--taken", type=int, default=2, help="jobs with a taken destination, one pod each")
     options = parser.parse_args()

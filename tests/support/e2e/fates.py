@@ -27,7 +27,7 @@ BAD_DATA = "bad"
 """The ConfigMap whose rows are no JSON."""
 MOST_ATTEMPTS = 15
 """Of one job, including those that a lost node or an eviction interrupts. No fate needs so many."""
-MOST_MISSES = 8
+MOST_MISSES = 4
 """Lives of one job in which the test may come too late."""
 _PATIENCE = 2
 """So many misses show that the kubelet does not tell of this stage in time."""
